@@ -1,0 +1,71 @@
+"""Long work is written as a generator that yields `Progress`; this module drains such generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a long piece of work.
+
+    Attributes:
+        done: How many units are finished.
+        total: How many units there are.
+        text: What is being done, for a person to read.
+    """
+
+    done: int
+    total: int
+    text: str = ""
+
+
+def drain(
+    work: Generator[Progress, None, T],
+    verbose: bool = False,
+    pbar_init: Callable[[int, str], None] | None = None,
+    pbar_update: Callable[[int], None] | None = None,
+) -> T:
+    """Run a generator of `Progress` to its end and return what it returns.
+
+    Args:
+        work: The generator. It may be closed early by an exception from a callback; what it wrote stays resumable.
+        verbose: Show a tqdm bar. Ignored when callbacks are given.
+        pbar_init: Called with (total, description) on the first progress and whenever total or text changes.
+        pbar_update: Called with the number of units finished since the last call.
+    """
+    bar, last, state = None, 0, None
+    if pbar_init is None and pbar_update is None and verbose:
+        from tqdm import tqdm
+
+        bar = tqdm()
+        pbar_init, pbar_update = _reset_bar(bar), bar.update
+    try:
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as stop:
+                return stop.value
+            if state != (progress.total, progress.text):
+                state, last = (progress.total, progress.text), 0
+                if pbar_init is not None:
+                    pbar_init(progress.total, progress.text)
+            if pbar_update is not None and progress.done > last:
+                pbar_update(progress.done - last)
+            last = max(last, progress.done)
+    finally:
+        work.close()
+        if bar is not None:
+            bar.close()
+
+
+def _reset_bar(bar) -> Callable[[int, str], None]:
+    def init(total: int, description: str) -> None:
+        bar.reset(total=total)
+        bar.set_description(description)
+
+    return init
