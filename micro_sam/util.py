@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from micro_sam.errors import MicroSamError
-
 if TYPE_CHECKING:
     from micro_sam.models.predictor import SamPredictor  # noqa: F401
 
@@ -43,7 +41,7 @@ _ORIGINS = {
     "apply_nms": "micro_sam.instance_segmentation",
 }
 
-__all__ = ["VIT_T_SUPPORT", "MicroSamError", *_ORIGINS]
+__all__ = ["VIT_T_SUPPORT", *_ORIGINS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

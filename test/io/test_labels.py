@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from micro_sam.errors import OutputError
+from micro_sam.io import load_image_data, open_image, write_labels
+from micro_sam.io.resolution import Resolution
+
+LABELS = np.zeros((40, 60), np.int64)
+LABELS[5:20, 5:30], LABELS[22:38, 31:55] = 1, 2
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.tiff", "out.zarr", "out.ome.zarr"])
+@pytest.mark.parametrize("labels", [LABELS, np.stack([LABELS] * 3)], ids=["2d", "3d"])
+def test_labels_come_back(tmp_path, name, labels):
+    write_labels(tmp_path / name, labels)
+    again = load_image_data(tmp_path / name)
+    assert again.dtype == np.uint16
+    np.testing.assert_array_equal(again, labels)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_many_objects_need_32_bit(tmp_path):
+    labels = np.arange(300 * 300).reshape(300, 300)
+    write_labels(tmp_path / "out.tif", labels)
+    assert load_image_data(tmp_path / "out.tif").dtype == np.uint32
+    np.testing.assert_array_equal(load_image_data(tmp_path / "out.tif"), labels)
+
+
+def _tags(path) -> dict:
+    with tifffile.TiffFile(path) as tif:
+        tags = tif.pages[0].tags
+        return {name: tags[name].value for name in ("XResolution", "YResolution", "ResolutionUnit")}
+
+
+def test_tif_is_compressed_and_keeps_resolution_tags(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", LABELS.astype(np.uint16), resolution=(31000, 15500), resolutionunit=3)
+    image = open_image(tmp_path / "in.tif")
+    write_labels(tmp_path / "out.tif", LABELS, image.resolution)
+    assert _tags(tmp_path / "out.tif") == _tags(tmp_path / "in.tif")
+    assert image.resolution.size["x"] == pytest.approx(1e4 / 31000)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tif:
+        assert tif.pages[0].compression.name == "ADOBE_DEFLATE"
+
+
+def test_imagej_resolution_unit_and_spacing_are_kept(tmp_path):
+    volume = np.stack([LABELS] * 3).astype(np.uint16)
+    metadata = {"axes": "ZYX", "unit": "micron", "spacing": 0.7}
+    tifffile.imwrite(tmp_path / "in.tif", volume, imagej=True, resolution=(4, 2), metadata=metadata)
+    write_labels(tmp_path / "out.tif", volume, open_image(tmp_path / "in.tif").resolution)
+    assert _tags(tmp_path / "out.tif") == _tags(tmp_path / "in.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as tif:
+        assert tif.imagej_metadata["unit"] == "micron"
+        assert tif.imagej_metadata["spacing"] == 0.7
+        assert tif.series[0].axes == "ZYX"
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_ome_physical_sizes_are_kept(tmp_path, dtype):
+    sizes = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "nm"}
+    tifffile.imwrite(tmp_path / "in.ome.tif", LABELS.astype(np.uint8), metadata={"axes": "YX", **sizes})
+    labels = LABELS * (100_000 if dtype == np.uint32 else 1)
+    write_labels(tmp_path / "out.tif", labels, open_image(tmp_path / "in.ome.tif").resolution)
+    again = open_image(tmp_path / "out.tif")
+    assert again.dtype == dtype
+    assert dict(again.resolution.size) == {"y": 0.5, "x": 0.25}
+    assert again.resolution.unit == "nanometer"
+
+
+def test_zarr_carries_the_scale_of_every_level(tmp_path):
+    labels = np.zeros((1100, 900), np.uint16)
+    labels[100:200] = 7
+    write_labels(tmp_path / "out.zarr", labels, Resolution({"y": 0.5, "x": 0.25}, "micrometer"))
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    ome = group.attrs["ome"]
+    assert ome["version"] == "0.5" and "image-label" in ome
+    [multiscale] = ome["multiscales"]
+    scales = [d["coordinateTransformations"][0]["scale"] for d in multiscale["datasets"]]
+    assert scales == [[0.5, 0.25], [1.0, 0.5], [2.0, 1.0]]
+    assert group["2"].shape == (275, 225)
+    again = open_image(tmp_path / "out.zarr").resolution
+    assert (dict(again.size), again.unit) == ({"y": 0.5, "x": 0.25}, "micrometer")
+
+
+def test_resolution_travels_between_tif_and_zarr(tmp_path):
+    write_labels(tmp_path / "a.zarr", LABELS, Resolution({"y": 0.5, "x": 0.25}, "micrometer"))
+    write_labels(tmp_path / "b.tif", LABELS, open_image(tmp_path / "a.zarr").resolution)
+    again = open_image(tmp_path / "b.tif").resolution
+    assert again.unit == "micrometer"
+    assert again.size["x"] == pytest.approx(0.25) and again.size["y"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_results_are_replaced_by_new_ones(tmp_path, name):
+    write_labels(tmp_path / name, np.ones((500, 700), np.uint16))
+    write_labels(tmp_path / name, LABELS)
+    np.testing.assert_array_equal(load_image_data(tmp_path / name), LABELS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_zarr_of_someone_else_is_never_replaced(tmp_path):
+    zarr.save_array(tmp_path / "raw.zarr", np.arange(10))
+    with pytest.raises(OutputError, match="not replaced"):
+        write_labels(tmp_path / "raw.zarr", LABELS)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "raw.zarr", mode="r")[...], np.arange(10))
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_a_failing_write_leaves_the_old_result_and_nothing_else(tmp_path, name, monkeypatch):
+    write_labels(tmp_path / name, LABELS)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tifffile.imwrite", full)
+    monkeypatch.setattr("zarr.Group.create_array", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_labels(tmp_path / name, np.ones_like(LABELS))
+    np.testing.assert_array_equal(load_image_data(tmp_path / name), LABELS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_bad_outputs_are_refused(tmp_path):
+    (tmp_path / "folder.tif").mkdir()
+    for path, message in [
+        ("out.xyz", "suffix"),
+        ("missing/out.tif", "does not exist"),
+        ("folder.tif", "is a folder"),
+    ]:
+        with pytest.raises(OutputError, match=message):
+            write_labels(tmp_path / path, LABELS)
