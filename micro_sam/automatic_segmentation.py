@@ -1,0 +1,337 @@
+"""Automatic instance segmentation of an image, from a file or an array, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from micro_sam.embeddings import infer_ndim, precompute_image_embeddings
+from micro_sam.errors import ParameterError, UnknownModelError
+from micro_sam.instance_segmentation import (
+    InstanceSegmentationWithDecoder,
+    get_decoder,
+    get_instance_segmentation_generator,
+)
+from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator, TiledAutomaticPromptGenerator
+from micro_sam.instance_segmentation.settings import INIT, MODES, SETTINGS, settings_for
+from micro_sam.io import load_image_data, open_image, write_labels
+from micro_sam.models.cache import checkpoint_location
+from micro_sam.models.predictor import SamPredictor, get_sam_model
+from micro_sam.models.spec import get_spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from micro_sam.instance_segmentation.base import Segmenter
+
+Mode = Literal["amg", "ais", "apg"]
+
+
+def get_predictor_and_segmenter(
+    model_type: str,
+    checkpoint: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    segmentation_mode: Mode | None = None,
+    is_tiled: bool = False,
+    predictor: SamPredictor | None = None,
+    state: Mapping[str, Any] | None = None,
+    *,
+    precision: str = "auto",
+    decoder_path: str | os.PathLike | None = None,
+    **kwargs: Any,
+) -> tuple[SamPredictor, Segmenter]:
+    """Load a model and make what segments with it.
+
+    Args:
+        model_type: A registered model; with ``checkpoint`` it names the encoder.
+        checkpoint: A model file of your own.
+        device: Where to compute; the best device there is by default.
+        segmentation_mode: "amg" (a grid of prompts), "ais" (the decoder), "apg" (prompts from the decoder); by default
+            what the model can do: "ais" with a decoder, "amg" without.
+        is_tiled: Whether images will be segmented in tiles.
+        predictor: A loaded model to use instead.
+        state: The content of its checkpoint, of which ``decoder_state`` is used.
+        precision: "float32", "bfloat16" or "auto", see `get_sam_model`.
+        decoder_path: A file with the weights of the instance segmentation decoder.
+        **kwargs: For mode "amg" arguments of `AutomaticMaskGenerator`, such as ``points_per_side``.
+
+    Returns:
+        The predictor and the segmenter: ``initialize`` it with an image, then ``generate``; or pass both to
+        `automatic_instance_segmentation`.
+
+    Raises:
+        ParameterError: An unknown mode, or one that needs a decoder for a model that has none.
+    """
+    if segmentation_mode not in (None, "auto", *MODES):
+        raise ParameterError(f"segmentation_mode is one of {', '.join(MODES)}, got {segmentation_mode!r}.")
+    if predictor is None:
+        predictor = get_sam_model(
+            model_type, device, checkpoint_path=checkpoint, decoder_path=decoder_path, precision=precision
+        )
+    mode = None if segmentation_mode == "auto" else segmentation_mode
+    decoder = None if mode == "amg" else _decoder(predictor, state)
+    if decoder is None and mode in ("ais", "apg"):
+        raise ParameterError(
+            f"Mode {mode!r} needs an instance segmentation decoder, which the model {model_type!r} does not have; use mode "
+            "'amg' or a model such as 'vit_t_builtin'."
+        )
+    mode = mode or ("amg" if decoder is None else "ais")
+    arguments = kwargs if mode == "amg" else {}
+    segmenter = get_instance_segmentation_generator(
+        predictor, is_tiled=is_tiled, decoder=decoder, segmentation_mode=mode, **arguments
+    )
+    return predictor, segmenter
+
+
+def automatic_instance_segmentation(
+    predictor: SamPredictor,
+    segmenter: Segmenter,
+    input_path: str | os.PathLike | np.ndarray,
+    output_path: str | os.PathLike | None = None,
+    embedding_path: str | os.PathLike | None = None,
+    mask_path: str | os.PathLike | np.ndarray | None = None,
+    key: str | None = None,
+    mask_key: str | None = None,
+    ndim: int | None = None,
+    tile_shape: tuple[int, int] | None = None,
+    halo: tuple[int, int] | None = None,
+    verbose: bool = True,
+    return_embeddings: bool = False,
+    annotate: bool = False,
+    batch_size: int = 1,
+    *,
+    normalization: Literal["minmax", "robust"] = "minmax",
+    **generate_kwargs: Any,
+) -> np.ndarray | tuple[np.ndarray, Mapping[str, Any]]:
+    """Segment an image.
+
+    Args:
+        predictor: The model.
+        segmenter: What segments, from `get_predictor_and_segmenter`; made with ``is_tiled`` to work in tiles.
+        input_path: The image: a file (see `load_image_data`) or an array ``YX``, ``YXC``, ``ZYX`` or ``ZYXC``.
+        output_path: Where to write the labels (.tif or .zarr).
+        embedding_path: Where to keep the embeddings; those that are there already are used.
+        mask_path: A file or array ``YX``: nothing is segmented where it is 0, and tiles without it are not computed.
+        key: The data set inside the file, or the pattern of a folder.
+        mask_key: The same for the mask.
+        ndim: 2 or 3; by default inferred from the shape.
+        tile_shape: Height and width of the tiles; None for no tiling.
+        halo: How far tiles reach into their neighbours (y, x).
+        verbose: Show progress bars.
+        return_embeddings: Return the embeddings, too.
+        annotate: Open the result in the annotator for correction.
+        batch_size: Tiles or slices encoded at the same time.
+        normalization: How contrast is made: "minmax" or "robust", see `precompute_image_embeddings`.
+        **generate_kwargs: Arguments of the segmenter's ``generate``; they win over the defaults that belong to the model.
+
+    Returns:
+        Labels of the image's spatial shape, 0 is background; with ``return_embeddings`` also the embeddings.
+
+    Raises:
+        ParameterError: Arguments that do not fit each other, or a volume in a version that segments images only.
+        ImageError: An image that cannot be segmented.
+        InputError: A file that cannot be read.
+    """
+    is_tiled = tile_shape is not None
+    _check_tiling(segmenter, is_tiled)
+    image, resolution = _load(input_path, key, lazy=is_tiled)
+    mask = None if mask_path is None else np.asarray(_load(mask_path, mask_key)[0])
+    arguments = {**_model_defaults(predictor, segmenter), **generate_kwargs}
+    common = {"tile_shape": tile_shape, "halo": halo, "verbose": verbose, "batch_size": batch_size}
+    if infer_ndim(tuple(image.shape), ndim) == 3:
+        labels, embeddings = _segment_volume(predictor, segmenter, image, embedding_path, common, arguments)
+    else:
+        embeddings = precompute_image_embeddings(
+            predictor,
+            image,
+            embedding_path,
+            lazy_loading=is_tiled and embedding_path is not None,
+            ndim=2,
+            mask=mask if is_tiled else None,
+            normalization=normalization,
+            **common,
+        )
+        segmenter.initialize(image, image_embeddings=embeddings, verbose=verbose)
+        labels = segmenter.generate(**arguments)
+    if mask is not None:
+        labels = _inside(labels, mask)
+    if output_path is not None:
+        write_labels(output_path, labels, resolution)
+    if annotate:
+        open_annotator(image, labels, embedding_path if embedding_path is not None else embeddings, predictor)
+    return (labels, embeddings) if return_embeddings else labels
+
+
+def automatic_tracking(
+    predictor: SamPredictor,
+    segmenter: Segmenter,
+    input_path: str | os.PathLike | np.ndarray,
+    output_path: str | os.PathLike | None = None,
+    embedding_path: str | os.PathLike | None = None,
+    key: str | None = None,
+    tile_shape: tuple[int, int] | None = None,
+    halo: tuple[int, int] | None = None,
+    verbose: bool = True,
+    return_embeddings: bool = False,
+    annotate: bool = False,
+    batch_size: int = 1,
+    mode: str = "greedy",
+    tracking_model: str = "general_2d",
+    **generate_kwargs: Any,
+) -> tuple[Any, ...]:
+    """Segment and track the objects of a time series.
+
+    Args:
+        predictor: The model.
+        segmenter: What segments a frame.
+        input_path: The time series: a file or an array ``TYX`` or ``TYXC``.
+        output_path: Where to write the tracked labels (.tif or .zarr).
+        embedding_path: Where to keep the embeddings.
+        key: The data set inside the file, or the pattern of a folder.
+        tile_shape: Height and width of the tiles; None for no tiling.
+        halo: How far tiles reach into their neighbours (y, x).
+        verbose: Show progress bars.
+        return_embeddings: Return the embeddings, too.
+        annotate: Open the result in the annotator for correction.
+        batch_size: Tiles or frames encoded at the same time.
+        mode: How frames are linked.
+        tracking_model: The model that links them.
+        **generate_kwargs: Arguments of the segmenter's ``generate``.
+
+    Returns:
+        Labels ``TYX`` in which a track keeps its label, and the lineages; with ``return_embeddings`` also the embeddings.
+
+    Raises:
+        ParameterError: This version cannot track.
+    """
+    track = _multi_dimensional("Tracking").automatic_tracking_implementation
+    _check_tiling(segmenter, tile_shape is not None)
+    series, resolution = _load(input_path, key, lazy=True)
+    arguments = {**_model_defaults(predictor, segmenter), **generate_kwargs}
+    labels, lineages, *embeddings = track(
+        series,
+        predictor,
+        segmenter,
+        embedding_path,
+        mode=mode,
+        tracking_model=tracking_model,
+        tile_shape=tile_shape,
+        halo=halo,
+        verbose=verbose,
+        return_embeddings=return_embeddings,
+        batch_size=batch_size,
+        **arguments,
+    )
+    if output_path is not None:
+        write_labels(output_path, labels, resolution)
+    if annotate:
+        open_annotator(series, labels, embedding_path, predictor, is_tracked=True)
+    return (labels, lineages, *embeddings)
+
+
+def open_annotator(
+    image: Any, labels: np.ndarray, embeddings: Any, predictor: SamPredictor, is_tracked: bool = False
+) -> None:
+    """Open a result in the annotator that fits it.
+
+    Args:
+        image: The image, volume or time series.
+        labels: Its labels.
+        embeddings: Its embeddings or the path of their store.
+        predictor: The model.
+        is_tracked: Whether it is a tracked time series.
+    """
+    annotators = _part_of_later_versions("sam_annotator", "annotate=True needs")
+    model = predictor.model_name
+    if is_tracked:
+        annotators.annotator_tracking(image, embeddings, model_type=model)
+    else:
+        annotator = annotators.annotator_2d if labels.ndim == 2 else annotators.annotator_3d
+        annotator(np.asarray(image), embeddings, labels, model_type=model)
+
+
+def segmentation_mode_of(segmenter: Segmenter) -> Mode:
+    """The mode a segmenter works in."""
+    if isinstance(segmenter, AutomaticPromptGenerator | TiledAutomaticPromptGenerator):
+        return "apg"
+    return "ais" if isinstance(segmenter, InstanceSegmentationWithDecoder) else "amg"
+
+
+def init_parameters() -> frozenset[str]:
+    """Parameters that are given when a segmenter is made; all others are given to its ``generate``."""
+    return frozenset(f.name for cls in SETTINGS.values() for f in fields(cls) if f.metadata["stage"] == INIT)
+
+
+def _decoder(predictor: SamPredictor, state: Mapping[str, Any] | None) -> Any:
+    decoder_state = (state or {}).get("decoder_state")
+    if decoder_state is None:
+        decoder_state = getattr(predictor, "decoder_state", None)
+    if decoder_state is None:
+        return None
+    return get_decoder(predictor.model.image_encoder, decoder_state, predictor.device)
+
+
+def _model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, Any]:
+    """The parameters that suit a registered model; none for a checkpoint of one's own."""
+    try:
+        spec = get_spec(predictor.model_name)
+    except (AttributeError, UnknownModelError):
+        return {}
+    if str(predictor.checkpoint_path) != str(checkpoint_location(spec)):
+        return {}
+    mode = segmentation_mode_of(segmenter)
+    known = settings_for(mode, getattr(spec, mode))
+    plain = settings_for(mode)
+    return {name: value for name, value in known.generate_kwargs().items() if value != getattr(plain, name)}
+
+
+def _check_tiling(segmenter: Segmenter, is_tiled: bool) -> None:
+    makes_tiles = type(segmenter).__name__.startswith("Tiled")
+    if makes_tiles != is_tiled:
+        raise ParameterError(
+            "The segmenter works in tiles, so tile_shape and halo are needed."
+            if makes_tiles
+            else "tile_shape was given, but the segmenter does not work in tiles; make it with is_tiled=True."
+        )
+
+
+def _load(source: str | os.PathLike | Any, key: str | None, lazy: bool = False) -> tuple[Any, Any]:
+    """The array and its resolution, which only files have."""
+    if not isinstance(source, str | Path | os.PathLike):
+        return (source if hasattr(source, "shape") else np.asarray(source)), None
+    return load_image_data(source, key, lazy_loading=lazy), open_image(source, key).resolution
+
+
+def _inside(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.shape != labels.shape[-mask.ndim :]:
+        raise ParameterError(f"The mask must cover the image {labels.shape}, but its shape is {mask.shape}.")
+    return np.where(mask != 0, labels, np.zeros((), labels.dtype))
+
+
+def _segment_volume(
+    predictor: SamPredictor,
+    segmenter: Segmenter,
+    volume: Any,
+    embedding_path: str | os.PathLike | None,
+    common: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> tuple[np.ndarray, Any]:
+    segment = _multi_dimensional("Segmenting a volume or time series").automatic_3d_segmentation
+    return segment(volume, predictor, segmenter, embedding_path, return_embeddings=True, **common, **arguments)
+
+
+def _multi_dimensional(what: str) -> Any:
+    return _part_of_later_versions("multi_dimensional_segmentation", f"{what} needs")
+
+
+def _part_of_later_versions(module: str, sentence: str) -> Any:
+    if find_spec(f"micro_sam.{module}") is None:
+        raise ParameterError(f"{sentence} micro_sam.{module}, which is not part of this version; use single images.")
+    return import_module(f"micro_sam.{module}")
