@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -61,6 +61,29 @@ def drain(
         work.close()
         if bar is not None:
             bar.close()
+
+
+def handle_pbar(
+    verbose: bool, pbar_init: Callable[[int, str], None] | None, pbar_update: Callable[[int], None] | None
+) -> tuple[Any, Callable[[int, str], None], Callable[[int], None], Callable[[], None]]:
+    """The progress callbacks to call, whatever was passed.
+
+    Args:
+        verbose: Show a tqdm bar if no callbacks are given.
+        pbar_init: Called with (total, description), or None.
+        pbar_update: Called with the number of units finished since the last call, or None.
+
+    Returns:
+        The tqdm bar or None, then ``init``, ``update`` and ``close``, which can always be called.
+    """
+    bar = None
+    if verbose and pbar_init is None and pbar_update is None:
+        from tqdm import tqdm
+
+        bar = tqdm()
+        pbar_init, pbar_update = _reset_bar(bar), bar.update
+    close = bar.close if bar is not None else lambda: None
+    return bar, pbar_init or (lambda total, description: None), pbar_update or (lambda n: None), close
 
 
 def _reset_bar(bar) -> Callable[[int, str], None]:

@@ -22,7 +22,7 @@ _ORIGINS = {
     "ImageEmbeddings": "micro_sam.embeddings",
     "get_cache_directory": "micro_sam.models.cache",
     "microsam_cachedir": "micro_sam.models.cache",
-    "models": "micro_sam.models.cache",
+    "models": "micro_sam.models.download",
     "get_device": "micro_sam.models.device",
     "get_sam_model": "micro_sam.models.predictor",
     "get_model_names": "micro_sam.models.spec",
