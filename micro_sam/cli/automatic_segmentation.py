@@ -17,11 +17,10 @@ from micro_sam.cli.options import (
     add_tiling_flags,
     check_shared,
     tiling,
-    whole_number,
 )
-from micro_sam.cli.runner import EXIT_ERROR, Parser, add_common_flags, describe, run_command
+from micro_sam.cli.runner import Parser, add_common_flags, run_command, run_jobs
 from micro_sam.cli.settings_flags import add_settings_flags, check_settings, given_settings, modes_that_take
-from micro_sam.errors import MicroSamError, ParameterError
+from micro_sam.errors import ParameterError
 from micro_sam.instance_segmentation.settings import MODES
 from micro_sam.models.spec import get_spec
 
@@ -89,7 +88,6 @@ def build_parser() -> Parser:
     parser.add_argument("--annotate", action="store_true", help="Open the result in the annotator for correction.")
     add_model_flags(parser)
     add_tiling_flags(parser)
-    parser.add_argument("--batch_size", type=whole_number(1), default=1, help="Tiles or slices encoded at the same time.")
     add_settings_flags(parser)
     add_common_flags(parser)
     return parser
@@ -108,19 +106,7 @@ def execute(args: argparse.Namespace) -> int:
     jobs = _plan(args)
     _check_images(jobs, args)
     predictor, segmenter = _load(args, mode, given)
-    failures = 0
-    for number, job in enumerate(jobs, start=1):
-        try:
-            _process(job, args, predictor, segmenter, given)
-        except (MicroSamError, OSError, MemoryError) as error:
-            if args.debug or len(jobs) == 1:
-                raise
-            failures += 1
-            print(f"{job.path}: error: {describe(error)}", file=sys.stderr)
-        logger.info("%d of %d images done", number, len(jobs))
-    if failures:
-        print(f"{failures} of {len(jobs)} images failed; the others are segmented.", file=sys.stderr)
-    return EXIT_ERROR if failures else 0
+    return run_jobs(jobs, lambda job: _process(job, args, predictor, segmenter, given), args.debug)
 
 
 def _check_mode(args: argparse.Namespace, given: dict[str, Any]) -> str | None:

@@ -51,7 +51,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tiling_flags(parser: argparse.ArgumentParser) -> None:
-    """``--tile_shape``, ``--halo`` and ``--batch_size``: how large images are cut up."""
+    """``--tile_shape``, ``--halo``, ``--batch_size`` and ``--normalization``: how images are prepared."""
     group = parser.add_argument_group("large images")
     group.add_argument(
         "--tile_shape",
@@ -67,6 +67,7 @@ def add_tiling_flags(parser: argparse.ArgumentParser) -> None:
         metavar=("Y", "X"),
         help="How far tiles reach into their neighbours in pixels, such as 64 64.",
     )
+    group.add_argument("--batch_size", type=whole_number(1), default=1, help="Tiles or slices encoded at the same time.")
     parser.add_argument(
         "--normalization",
         choices=("minmax", "robust"),

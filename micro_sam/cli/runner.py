@@ -68,6 +68,32 @@ def run_command(
         return EXIT_ERROR
 
 
+def run_jobs(jobs: Sequence[Any], process: Callable[[Any], None], debug: bool) -> int:
+    """Process one job after another; what fails is reported and the others go on.
+
+    Args:
+        jobs: Values with a ``path``.
+        process: Does one of them.
+        debug: Raise the first error.
+
+    Returns:
+        The exit code.
+    """
+    failures = 0
+    for number, job in enumerate(jobs, start=1):
+        try:
+            process(job)
+        except (MicroSamError, OSError, MemoryError) as error:
+            if debug or len(jobs) == 1:
+                raise
+            failures += 1
+            print(f"{job.path}: error: {describe(error)}", file=sys.stderr, flush=True)
+        logging.getLogger("micro_sam.cli").info("%d of %d images done", number, len(jobs))
+    if failures:
+        print(f"{failures} of {len(jobs)} images failed; the others are done.", file=sys.stderr)
+    return EXIT_ERROR if failures else 0
+
+
 def describe(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, OSError) and not isinstance(error, MicroSamError) and error.filename is not None:
