@@ -181,7 +181,7 @@ class CropSampler(torch.utils.data.IterableDataset):
         """One random crop of one image."""
         height, width = source.labels.shape
         scale = FRAME / max(height, width) * float(np.exp(np.clip(rng.normal(-0.2, 0.35), -0.9, 0.7)))
-        side = max(16, int(round(self.crop / scale)))
+        side = max(16, round(self.crop / scale))
         target = self._object_position(source.labels, rng)
         y, x = (self._start(n, side, p, rng) for n, p in zip((height, width), target))
         box = (slice(y, min(height, y + side)), slice(x, min(width, x + side)))
@@ -218,7 +218,7 @@ class CropSampler(torch.utils.data.IterableDataset):
         return [c.transpose(-2, -1) for c in crops] if rng.random() < 0.5 else crops
 
     def _assemble(self, image, labels, distances, scale, low, high, rng) -> dict[str, torch.Tensor]:
-        size = [min(self.crop, max(1, int(round(n * scale)))) for n in image.shape[-2:]]
+        size = [min(self.crop, max(1, round(n * scale))) for n in image.shape[-2:]]
         half = [(n + 1) // 2 for n in size]
         image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
         image = (_augment_intensity(image, low, high, rng) - PIXEL_MEAN) / PIXEL_STD

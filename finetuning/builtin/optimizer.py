@@ -49,7 +49,7 @@ def split_parameters(modules: dict[str, nn.Module]) -> tuple[list[nn.Parameter],
     """Hidden matrices for Muon; embeddings, biases, norms, depthwise kernels, first and last layers for AdamW."""
     last = ("out_conv", "output_hypernetworks_mlps", "iou_prediction_head", "patch_embed", "head.", "embed", "token")
     matrices, others = [], []
-    for prefix, module in modules.items():
+    for module in modules.values():
         for name, p in module.named_parameters():
             if not p.requires_grad:
                 continue

@@ -17,17 +17,17 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import data
 import numpy as np
 import torch
+from losses import map_loss, prompt_loss, soft_iou_targets
+from optimizer import Muon, split_parameters
+from prompting import PAD, POSITIVE, CropPrompter, choose_objects, correction, first_prompts
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-import data
-from losses import map_loss, prompt_loss, soft_iou_targets
 from micro_sam.models.decoder import LightDecoder
 from micro_sam.models.tiny_vit import build_tiny_vit
-from optimizer import Muon, split_parameters
-from prompting import PAD, POSITIVE, CropPrompter, choose_objects, correction, first_prompts
 
 logger = logging.getLogger("train")
 
@@ -39,7 +39,7 @@ class Settings:
     minutes: float = 90.0
     crop: int = 448
     batch_size: int = 4
-    objects_per_crop: int = 8
+    objects_per_crop: int = 6
     lr_matrices: float = 3e-3
     lr_others: float = 1e-3
     warmup: int = 60

@@ -1,0 +1,1 @@
+"""How good is a segmentation, a model, a prompt."""
