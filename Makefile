@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 DEMO_OUTPUT ?= demo_output
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 DISPLAY_SIZE = 1920x1080x24
 
 .PHONY: demo test lint clean help
@@ -22,13 +22,13 @@ $(BIN)/.created:
 
 $(BIN)/.installed: $(BIN)/.created pyproject.toml
 	@echo "Installing micro_sam and what it needs into $(VENV) (PyTorch is several GB the first time) ..."
-	$(PIP) install --quiet --upgrade "pip>=23.2"
-	$(PIP) install --quiet --editable .
+	$(PIP) install --upgrade "pip>=23.2"
+	$(PIP) install --editable .
 	@touch $@
 
 $(BIN)/.installed-test: $(BIN)/.installed
 	@echo "Installing the test extras into $(VENV) ..."
-	$(PIP) install --quiet --editable ".[gui,test]"
+	$(PIP) install --editable ".[gui,test]"
 	@touch $@
 
 demo: $(BIN)/.installed

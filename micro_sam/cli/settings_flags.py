@@ -18,6 +18,7 @@ _TITLES = {
 }
 #: Parameters whose flag is named differently because another flag has their name.
 _RENAMED = {"batch_size": "prompt_batch_size"}
+_DESTINATION = "setting_"
 
 
 def add_settings_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_settings_flags(parser: argparse.ArgumentParser) -> None:
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The parameters that were given on the command line, under the names of the dataclass fields."""
-    values = {name: getattr(args, name) for name in _owners()}
+    values = {name: getattr(args, _DESTINATION + name) for name in _owners()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -68,7 +69,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, owners: dict[str, Field
     help_text = item.metadata["help"].replace("%", "%%") + (f" Also for {' and '.join(also)}." if also else "")
     default = "; ".join(dict.fromkeys(str(field.default) for field in owners.values()))
     help_text += f" (default: {default}, or what suits the model)"
-    kwargs: dict[str, Any] = {"dest": name, "help": help_text, "default": None}
+    kwargs: dict[str, Any] = {"dest": _DESTINATION + name, "help": help_text, "default": None}
     if isinstance(item.default, bool):
         group.add_argument(f"--{_flag(name)}", action=argparse.BooleanOptionalAction, **kwargs)
         return
