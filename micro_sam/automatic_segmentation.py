@@ -19,7 +19,7 @@ from micro_sam.instance_segmentation import (
     get_decoder,
     get_instance_segmentation_generator,
 )
-from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator, TiledAutomaticPromptGenerator
+from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator
 from micro_sam.instance_segmentation.settings import INIT, MODES, SETTINGS, settings_for
 from micro_sam.io import load_image_data, open_image, write_labels
 from micro_sam.models.cache import checkpoint_location
@@ -259,7 +259,7 @@ def open_annotator(
 
 def segmentation_mode_of(segmenter: Segmenter) -> Mode:
     """The mode a segmenter works in."""
-    if isinstance(segmenter, AutomaticPromptGenerator | TiledAutomaticPromptGenerator):
+    if isinstance(segmenter, AutomaticPromptGenerator):
         return "apg"
     return "ais" if isinstance(segmenter, InstanceSegmentationWithDecoder) else "amg"
 
@@ -275,7 +275,8 @@ def _decoder(predictor: SamPredictor, state: Mapping[str, Any] | None) -> Any:
         decoder_state = getattr(predictor, "decoder_state", None)
     if decoder_state is None:
         return None
-    return get_decoder(predictor.model.image_encoder, decoder_state, predictor.device)
+    precision = getattr(predictor, "precision", "auto")
+    return get_decoder(predictor.model.image_encoder, decoder_state, predictor.device, precision=precision)
 
 
 def _model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from micro_sam.embeddings.access import ImageEmbeddings, get_tiles_in_mask, get_tiling, is_tiled, set_precomputed
 from micro_sam.embeddings.tiling import Tiling
 from micro_sam.errors import ParameterError
 from micro_sam.progress import Progress
@@ -14,12 +15,16 @@ from micro_sam.progress import Progress
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
-ImageEmbeddings = Mapping[str, Any]
-
-
-def is_tiled(image_embeddings: ImageEmbeddings) -> bool:
-    """Whether the embeddings are of tiles instead of the whole image."""
-    return image_embeddings["input_size"] is None
+__all__ = [
+    "ImageEmbeddings",
+    "activate",
+    "check_image",
+    "image_shape",
+    "is_tiled",
+    "iter_embed",
+    "tile_ids",
+    "tiling_of",
+]
 
 
 def tiling_of(image_embeddings: ImageEmbeddings) -> Tiling:
@@ -30,17 +35,7 @@ def tiling_of(image_embeddings: ImageEmbeddings) -> Tiling:
     """
     if not is_tiled(image_embeddings):
         raise ParameterError("Expected embeddings of tiles, these are of the whole image: pass tile_shape and halo.")
-    attrs = image_embeddings["features"].attrs
-    return Tiling(tuple(attrs["shape"])[-2:], tuple(attrs["tile_shape"]), tuple(attrs["halo"]))
-
-
-def tile_ids(image_embeddings: ImageEmbeddings, i: int | None = None) -> list[int]:
-    """The tiles that have embeddings: all, or those in the mask that was given when computing them."""
-    attrs = image_embeddings["features"].attrs
-    masked = attrs["tiles_in_mask"] if "tiles_in_mask" in attrs else None
-    if isinstance(masked, Mapping):
-        masked = masked.get(str(i if i is not None else 0), [])
-    return list(range(tiling_of(image_embeddings).n_tiles)) if masked is None else [int(tile) for tile in masked]
+    return get_tiling(image_embeddings)
 
 
 def image_shape(image_embeddings: ImageEmbeddings) -> tuple[int, int]:
@@ -51,13 +46,8 @@ def image_shape(image_embeddings: ImageEmbeddings) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def activate(
-    predictor: SamPredictor, image_embeddings: ImageEmbeddings, i: int | None = None, tile_id: int | None = None
-) -> SamPredictor:
-    """Set embeddings of an image, slice or tile in the predictor."""
-    from micro_sam.embeddings import set_precomputed
-
-    return set_precomputed(predictor, image_embeddings, i=i, tile_id=tile_id)
+activate = set_precomputed
+tile_ids = get_tiles_in_mask
 
 
 def check_image(image: np.ndarray | None, image_embeddings: ImageEmbeddings | None) -> None:
@@ -68,7 +58,8 @@ def check_image(image: np.ndarray | None, image_embeddings: ImageEmbeddings | No
         return
     if image is None:
         return
-    plane, shape = image_shape(image_embeddings), np.shape(image)
+    plane = image_shape(image_embeddings)
+    shape = tuple(image.shape) if hasattr(image, "shape") else np.shape(image)
     if plane not in (shape[:2], shape[1:3], shape[-2:]):
         raise ParameterError(f"The image has the shape {shape}, but its embeddings belong to one of {plane}.")
 

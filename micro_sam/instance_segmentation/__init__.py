@@ -15,7 +15,7 @@ _ORIGINS = {
     "InstanceSegmentationWithDecoder": "micro_sam.instance_segmentation.ais",
     "TiledInstanceSegmentationWithDecoder": "micro_sam.instance_segmentation.ais",
     "AutomaticPromptGenerator": "micro_sam.instance_segmentation.apg",
-    "TiledAutomaticPromptGenerator": "micro_sam.instance_segmentation.apg",
+    "TiledAutomaticPromptGenerator": "micro_sam.instance_segmentation.apg_tiled",
     "get_instance_segmentation_generator": "micro_sam.instance_segmentation.factory",
     "get_segmentation_mode": "micro_sam.instance_segmentation.factory",
     "NotInitializedError": "micro_sam.instance_segmentation.base",
@@ -39,7 +39,7 @@ _ORIGINS = {
     "get_predictor_and_decoder": "micro_sam.models.decoder_adapter",
 }
 
-__all__ = list(_ORIGINS)  # noqa: PLE0605
+__all__ = list(_ORIGINS)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isnan
+from numbers import Real
 from typing import Any, ClassVar
 
 from micro_sam.errors import ParameterError
@@ -164,7 +166,7 @@ def _check_range(name: str, value: Any, bounds: tuple[float | None, float | None
     if bounds is None:
         return
     low, high = bounds
-    if not isinstance(value, (int, float)) or value != value:
+    if not isinstance(value, Real) or isnan(value):
         raise ParameterError(f"{name} is a number, got {value!r}.")
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"at least {low}" if high is None else f"between {low} and {high}"

@@ -131,32 +131,49 @@ def segment_maps_blockwise(
     tile_shape = tuple(tile_shape or _BLOCK)
     halo = tuple(halo) if halo is not None else tuple(s // 4 for s in tile_shape)
     tiles = list(Tiling(maps.shape, tile_shape, halo))
-    seeds = np.zeros(maps.shape, dtype=bool)
-    kept: dict[int, Landscape] = {}
-
-    def find_seeds(tile: Tile) -> None:
-        land = landscape(maps.read(tile.outer), settings)
-        seeds[tile.inner] = land.seeds[tile.inner_in_outer]
-        if not optimize_memory:
-            kept[tile.index] = land
-
-    labels = np.zeros(maps.shape, dtype=LABEL_DTYPE)
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(find_seeds, tiles))
-        numbered = label_seeds(seeds)
-        del seeds
-
-        def flood_tile(tile: Tile) -> None:
-            land = kept.pop(tile.index, None) or landscape(maps.read(tile.outer), settings)
-            labels[tile.inner] = flood(land, np.ascontiguousarray(numbered[tile.outer]))[tile.inner_in_outer]
-
-        list(pool.map(flood_tile, tiles))
+        seeds, kept = _find_seeds(maps, settings, tiles, pool, keep=not optimize_memory)
+        labels = _flood_tiles(maps, settings, tiles, pool, label_seeds(seeds), kept)
     labels = remove_small(labels, settings.min_size)
     if out is None:
         return labels
     for tile in tiles:
         out[tile.inner] = labels[tile.inner]
     return out
+
+
+def _find_seeds(
+    maps: Maps, settings: AISSettings, tiles: list[Tile], pool: ThreadPoolExecutor, keep: bool
+) -> tuple[np.ndarray, dict[int, Landscape]]:
+    seeds = np.zeros(maps.shape, dtype=bool)
+    kept: dict[int, Landscape] = {}
+
+    def run(tile: Tile) -> None:
+        land = landscape(maps.read(tile.outer), settings)
+        seeds[tile.inner] = land.seeds[tile.inner_in_outer]
+        if keep:
+            kept[tile.index] = land
+
+    list(pool.map(run, tiles))
+    return seeds, kept
+
+
+def _flood_tiles(
+    maps: Maps,
+    settings: AISSettings,
+    tiles: list[Tile],
+    pool: ThreadPoolExecutor,
+    numbered: np.ndarray,
+    kept: dict[int, Landscape],
+) -> np.ndarray:
+    labels = np.zeros(maps.shape, dtype=LABEL_DTYPE)
+
+    def run(tile: Tile) -> None:
+        land = kept.pop(tile.index, None) or landscape(maps.read(tile.outer), settings)
+        labels[tile.inner] = flood(land, np.ascontiguousarray(numbered[tile.outer]))[tile.inner_in_outer]
+
+    list(pool.map(run, tiles))
+    return labels
 
 
 def seed_points(seeds: np.ndarray) -> np.ndarray:

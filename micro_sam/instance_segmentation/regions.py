@@ -1,0 +1,55 @@
+"""Remove small islands of a mask and fill its small holes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import bioimage_cpp as bic
+import numpy as np
+
+from micro_sam.instance_segmentation.instances import Instance, make_instance
+
+
+def clean_regions(instance: Instance, min_area: int, shape: Sequence[int]) -> Instance:
+    """Fill holes, then remove islands, that are smaller than ``min_area`` pixels (diagonals connect).
+
+    If all islands are smaller, the largest one stays.
+
+    Args:
+        instance: The mask; it is returned as it is if nothing changes.
+        min_area: In pixels.
+        shape: Height and width of the image: the background around the mask is a hole only at the image's edge.
+    """
+    filled = _fill_holes(instance, min_area, shape)
+    mask = _remove_islands(filled, min_area)
+    if np.array_equal(mask, instance.mask):
+        return instance
+    made = make_instance(mask, instance.origin)
+    return replace(instance, mask=made.mask, origin=made.origin, area=made.area)
+
+
+def _fill_holes(instance: Instance, min_area: int, shape: Sequence[int]) -> np.ndarray:
+    labels = bic.segmentation.label(np.ascontiguousarray(~instance.mask))
+    sizes = np.bincount(labels.ravel())
+    small = sizes < min_area
+    small[0] = False
+    for axis in (0, 1):
+        lines = np.moveaxis(labels, axis, 0)
+        start, stop = instance.window[axis].start, instance.window[axis].stop
+        if start > 0:
+            small[lines[0]] = False
+        if stop < shape[axis]:
+            small[lines[-1]] = False
+    return instance.mask | small[labels]
+
+
+def _remove_islands(mask: np.ndarray, min_area: int) -> np.ndarray:
+    labels = bic.segmentation.label(np.ascontiguousarray(mask))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    keep = sizes >= min_area
+    keep[0] = False
+    if not keep.any():
+        keep[np.argmax(sizes)] = True
+    return keep[labels]
