@@ -122,7 +122,7 @@ class AutomaticPromptGenerator(InstanceSegmentationWithDecoder):
             intersection_over_min: Measure overlap by the smaller mask's area instead of the union.
             output_mode: "instance_segmentation" for a label image, or "binary_mask", "uncompressed_rle", "coco_rle"
                 for a list of mask records.
-            mask_threshold: Where to cut the logits: a number, "auto" for each mask's most stable cut, or None.
+            mask_threshold: Where to cut the logits: a number, "auto" for each mask's sharpest cut, or None.
             refine_with_box_prompts: Decode each mask again, from the box around it, and take the better one.
             prompt_function: Called as `derive_prompts` is, returns "points" (n, k, 2) in (x, y) with "point_labels"
                 (n, k), and/or "boxes" (n, 4).
