@@ -34,12 +34,16 @@ def get_tiling(image_embeddings: ImageEmbeddings) -> Tiling:
     """
     if not is_tiled(image_embeddings):
         raise ParameterError("Expected tiled embeddings, got embeddings without tiles.")
+    if isinstance(image_embeddings, EmbeddingStore):
+        return image_embeddings.metadata.tiling
     attributes = image_embeddings["features"].attrs
     return Tiling(*(as_pair(attributes[key]) for key in ("shape", "tile_shape", "halo")))
 
 
 def get_tiles_in_mask(image_embeddings: ImageEmbeddings, i: int | None = None) -> list[int]:
     """The numbers of the tiles that have embeddings in slice i (None for an image): all of them without a mask."""
+    if isinstance(image_embeddings, EmbeddingStore):
+        return list(image_embeddings.metadata.tiles_of_slice(i))
     mask = image_embeddings["features"].attrs.get("tiles_in_mask")
     if mask is None:
         return list(range(get_tiling(image_embeddings).n_tiles))

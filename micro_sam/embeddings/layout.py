@@ -97,7 +97,7 @@ def open_group(path: Path, mode: str) -> zarr.Group | None:
     except PermissionError as error:
         raise StoreDamagedError(f"'{path}' could not be read ({error.strerror}); change its permissions.") from error
     except Exception as error:  # zarr answers truncated metadata with many kinds of errors
-        raise _damaged_metadata(path) from error
+        raise _unreadable_group(path, error) from error
     if "data_signature" in attributes:
         return group
     others = [entry.name for entry in path.iterdir() if entry.is_dir()]
@@ -106,13 +106,17 @@ def open_group(path: Path, mode: str) -> zarr.Group | None:
     return None
 
 
-def _damaged_metadata(path: Path) -> StoreDamagedError:
-    broken = [
-        file for file in (path / name for name in (*_GROUP_FILES, ".zattrs")) if file.is_file() and not _is_json(file)
-    ]
-    names = ", ".join(f"'{file}'" for file in broken) or f"'{path}'"
+def _unreadable_group(path: Path, error: Exception) -> StoreError:
+    files = [file for file in (path / name for name in (*_GROUP_FILES, ".zattrs")) if file.is_file()]
+    broken = [file for file in files if not _is_json(file)]
+    if not broken:
+        return StoreError(
+            f"Expected a zarr group of embeddings at '{path}', got something else ({error}); give another path."
+        )
+    names = ", ".join(f"'{file}'" for file in broken)
     return StoreDamagedError(
-        f"The description of an embedding store in {names} is damaged; delete '{path}' and run again."
+        f"The description of the embedding store in {names} is damaged, so that all of it must be computed again:"
+        f" delete '{path}' and run again."
     )
 
 
@@ -163,7 +167,9 @@ def read_metadata(group: zarr.Group, path: Path) -> tuple[StoreMetadata, frozens
     except StoreError:
         raise
     except Exception as error:
-        raise _damaged_metadata(path) from error
+        raise StoreDamagedError(
+            f"The description of the embedding store '{path}' contradicts itself; delete '{path}' and run again."
+        ) from error
     stated = {"normalization": True, "shape": shape, "n_slices": shape, "tiles_in_mask": features is not None}
     return metadata, known | {name for name, is_stated in stated.items() if is_stated}
 

@@ -114,9 +114,9 @@ class ImageSource:
             index = (*index, slice(0, min(self.n_channels, 3)))
         return np.asarray(self.array[index])
 
-    def blocks(self, max_bytes: int = _READ_BYTES) -> Iterator[np.ndarray]:
+    def blocks(self, max_bytes: int | None = None) -> Iterator[np.ndarray]:
         """The whole array as a sequence of blocks whose C-order bytes, one after another, are those of the array."""
-        return iter_c_order_blocks(self.array, max_bytes)
+        return iter_c_order_blocks(self.array, max_bytes or _READ_BYTES)
 
     @property
     def n_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,7 +205,7 @@ class EmbeddingStore(Mapping[str, Any]):
 
     def _features(self) -> np.ndarray | FeatureArray | TiledFeatures:
         if self.is_tiled:
-            return TiledFeatures(self.metadata, self.read)
+            return self._tiled
         if isinstance(self._backend, MemoryBackend) and self.is_complete:
             return self._backend.array(None)
         view = FeatureArray(self.metadata, self.read)
@@ -213,6 +214,10 @@ class EmbeddingStore(Mapping[str, Any]):
         if self._loaded is None:
             self._loaded = np.asarray(view)
         return self._loaded
+
+    @cached_property
+    def _tiled(self) -> TiledFeatures:
+        return TiledFeatures(self.metadata, self.read)
 
     def __iter__(self) -> Iterator[str]:
         return iter(("features", "input_size", "original_size"))

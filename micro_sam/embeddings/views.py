@@ -83,15 +83,15 @@ class TiledFeatures(Mapping[str, FeatureArray]):
     def __init__(self, metadata: StoreMetadata, read: ReadItem) -> None:
         self._metadata, self._read = metadata, read
         self.attrs: dict[str, Any] = tiled_attributes(metadata)
-        self._ids = sorted({item.tile_id for item in metadata.items()})
+        masked = metadata.tiles_in_mask
+        ids = range(metadata.tiling.n_tiles) if masked is None else sorted(set().union(*masked))
+        self._ids = {str(tile_id): tile_id for tile_id in ids}
 
     def __getitem__(self, key: str | int) -> FeatureArray:
-        if str(key) not in map(str, self._ids):
-            raise KeyError(key)
-        return FeatureArray(self._metadata, self._read, int(key))
+        return FeatureArray(self._metadata, self._read, self._ids[str(key)])
 
     def __iter__(self) -> Iterator[str]:
-        return map(str, self._ids)
+        return iter(self._ids)
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -16,6 +16,7 @@ from micro_sam.embeddings.layout import (
     FEATURES,
     OWN,
     RECORD,
+    looks_like_group,
     open_features,
     open_group,
     read_metadata,
@@ -63,7 +64,10 @@ class ZarrBackend:
     def create(cls, path: Path, metadata: StoreMetadata, zarr_format: Literal[2, 3]) -> ZarrBackend:
         """Make a new store and open it for writing; the caller holds the lock."""
         with write_errors(path):
-            zarr.create_group(path, zarr_format=zarr_format, attributes=root_attributes(metadata), overwrite=False)
+            if looks_like_group(path):  # killed before the attributes were written
+                zarr.open_group(path, mode="r+").attrs.update(root_attributes(metadata))
+            else:
+                zarr.create_group(path, zarr_format=zarr_format, attributes=root_attributes(metadata))
         backend = cls(path, zarr.open_group(path, mode="r+"), writable=True)
         backend.initialise(metadata)
         return backend
@@ -150,6 +154,8 @@ class ZarrBackend:
         try:
             array = self._array(item.tile_id)
             raw = np.asarray(array[...] if item.i is None else array[item.i])
+        except StoreDamagedError:
+            raise
         except Exception as error:  # decoders answer damaged data with many kinds of errors
             raise self._damaged(item) from error
         wrong = _checksum(raw) != expected if expected != _UNCHECKED else self._missing_files(item)
@@ -275,8 +281,13 @@ class ZarrBackend:
         try:
             array = features[str(tile_id)]
         except KeyError:
+            array = None
+        except Exception as error:  # its description is damaged
+            folder = self.path / FEATURES / str(tile_id)
+            raise damaged(f"The description of the array '{folder}'", [folder]) from error
+        if array is None:
             if not create:
-                raise
+                raise KeyError(tile_id)
             leading = () if self.metadata.n_slices is None else (self.metadata.n_slices,)
             return self._create_features(features, str(tile_id), leading, self.metadata.dtype, sizes)
         if create and "input_size" not in array.attrs:  # killed between the two

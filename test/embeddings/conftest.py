@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
-from embedding_toys import make_toy_predictor
+
+sys.path.insert(0, str(Path(__file__).parent))  # for embedding_toys, also in the tests beside
 
 
 @pytest.fixture
 def predictor():
-    """A predictor with a toy encoder that counts the images it has seen."""
+    """A predictor with a toy encoder that records the batches it has seen."""
+    from embedding_toys import make_toy_predictor
+
     return make_toy_predictor()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    import torch
-
-    torch.set_num_threads(1)
