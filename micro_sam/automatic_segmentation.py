@@ -15,12 +15,13 @@ import numpy as np
 from micro_sam.embeddings import infer_ndim, precompute_image_embeddings
 from micro_sam.errors import ParameterError, UnknownModelError
 from micro_sam.instance_segmentation import (
+    AutomaticPromptGenerator,
     InstanceSegmentationWithDecoder,
     get_decoder,
     get_instance_segmentation_generator,
+    get_segmentation_mode,
 )
-from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator
-from micro_sam.instance_segmentation.settings import INIT, MODES, SETTINGS, settings_for
+from micro_sam.instance_segmentation.settings import INIT, SETTINGS, settings_for
 from micro_sam.io import load_image_data, open_image, write_labels
 from micro_sam.models.cache import checkpoint_location
 from micro_sam.models.predictor import SamPredictor, get_sam_model
@@ -69,20 +70,12 @@ def get_predictor_and_segmenter(
     Raises:
         ParameterError: An unknown mode, or one that needs a decoder for a model that has none.
     """
-    if segmentation_mode not in (None, "auto", *MODES):
-        raise ParameterError(f"segmentation_mode is one of {', '.join(MODES)}, got {segmentation_mode!r}.")
     if predictor is None:
         predictor = get_sam_model(
             model_type, device, checkpoint_path=checkpoint, decoder_path=decoder_path, precision=precision
         )
-    mode = None if segmentation_mode == "auto" else segmentation_mode
-    decoder = None if mode == "amg" else _decoder(predictor, state)
-    if decoder is None and mode in ("ais", "apg"):
-        raise ParameterError(
-            f"Mode {mode!r} needs an instance segmentation decoder, which the model {model_type!r} does not have; use mode "
-            "'amg' or a model such as 'vit_t_builtin'."
-        )
-    mode = mode or ("amg" if decoder is None else "ais")
+    decoder = None if segmentation_mode == "amg" else _decoder(predictor, state)
+    mode = get_segmentation_mode(segmentation_mode, decoder is not None)
     arguments = kwargs if mode == "amg" else {}
     segmenter = get_instance_segmentation_generator(
         predictor, is_tiled=is_tiled, decoder=decoder, segmentation_mode=mode, **arguments

@@ -190,7 +190,8 @@ class StatePrecomputation:
         state = self.predictor.decoder_state
         if state is None:
             return cache_amg_state
-        decoder = get_decoder(self.predictor.model.image_encoder, state, self.predictor.device)
+        encoder, device = self.predictor.model.image_encoder, self.predictor.device
+        decoder = get_decoder(encoder, state, device, precision=self.predictor.precision)
         return lambda predictor, *args, **kwargs: cache_is_state(predictor, decoder, *args, skip_load=True, **kwargs)
 
     def _cache_state(self, raw: Any, embeddings: Mapping[str, Any], store_path: str | os.PathLike, i: int | None) -> None:

@@ -21,6 +21,7 @@ from micro_sam.cli.options import (
 from micro_sam.cli.runner import Parser, add_common_flags, run_command, run_jobs
 from micro_sam.cli.settings_flags import add_settings_flags, check_settings, given_settings, modes_that_take
 from micro_sam.errors import ParameterError
+from micro_sam.instance_segmentation.factory import get_segmentation_mode
 from micro_sam.instance_segmentation.settings import MODES
 from micro_sam.models.spec import get_spec
 
@@ -111,24 +112,15 @@ def execute(args: argparse.Namespace) -> int:
 
 def _check_mode(args: argparse.Namespace, given: dict[str, Any]) -> str | None:
     """The segmentation mode, None if only the checkpoint can tell; finds parameters that do not belong to it."""
-    mode = None if args.mode == "auto" else args.mode
     if args.checkpoint is None and args.decoder_path is None:
-        has_decoder = get_spec(args.model_type).decoder is not None
-        if mode in ("ais", "apg") and not has_decoder:
-            raise ParameterError(
-                f"--mode {mode} needs a model with an instance segmentation decoder, which {args.model_type} does not "
-                "have; use --mode amg or for example -m vit_t_builtin."
-            )
-        mode = mode or _automatic_mode(has_decoder)
+        mode = get_segmentation_mode(args.mode, get_spec(args.model_type).decoder is not None)
+    else:
+        mode = None if args.mode == "auto" else args.mode
     if mode is not None:
         check_settings(mode, given)
     elif not modes_that_take(given):
         raise ParameterError(f"No mode takes {', '.join(f'--{name}' for name in given)} together; choose one with --mode.")
     return mode
-
-
-def _automatic_mode(has_decoder: bool) -> str:
-    return "ais" if has_decoder else "amg"
 
 
 def _plan(args: argparse.Namespace) -> list[Job]:
