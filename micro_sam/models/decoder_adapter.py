@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
+from . import accelerate as acceleration
 from .build_sam import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
 from .checkpoint import StateDict, check_names_and_shapes
 from .decoder import LightDecoder, UNETRDecoder
 from .device import get_device
-from .predictor import SamPredictor, get_sam_model, optional_module
+from .predictor import SamPredictor, get_sam_model
 from .spec import get_spec, model_names
 
 Decoder = UNETRDecoder | LightDecoder
@@ -168,9 +169,8 @@ def get_decoder(
     """
     device = get_device(device)
     decoder: nn.Module = build_decoder(decoder_state, image_encoder.img_size).to(device)
-    faster = optional_module("accelerate") if accelerate else None
-    if faster is not None:
-        decoder = faster.accelerate_decoder(decoder, precision)
+    if accelerate and hasattr(acceleration, "accelerate_decoder"):
+        decoder = acceleration.accelerate_decoder(decoder, precision)
     return DecoderAdapter(decoder).eval()
 
 

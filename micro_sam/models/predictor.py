@@ -15,15 +15,15 @@ from segment_anything import SamPredictor as _SamPredictor
 from segment_anything.modeling import Sam
 
 from ..errors import CheckpointError, MissingInputError, ParameterError
+from .accelerate import accelerate_sam
 from .build_sam import build_empty_sam, build_sam, load_weights, parameter_shapes
 from .checkpoint import Checkpoint, StateDict, read_checkpoint, read_decoder
 from .device import get_device
 from .download import file_hash, models
+from .precision import resolve_precision
 from .spec import DEFAULT_MODEL, ModelSpec, get_spec
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class SamPredictor(_SamPredictor):
@@ -34,7 +34,7 @@ class SamPredictor(_SamPredictor):
         model_type: The image encoder, "vit_t", "vit_b", "vit_l" or "vit_h".
         model_name: The registry name that was asked for.
         checkpoint_path: The checkpoint file, None for a network that was built in memory.
-        precision: "float32", "bfloat16" or "auto": how the encoder computes. Features are float32 in any case.
+        precision: "float32" or "bfloat16": what the encoder computes in. Features are float32 in any case.
     """
 
     def __init__(
@@ -117,21 +117,22 @@ def get_sam_model(
         DeviceError: There is no such device.
     """
     spec = get_spec(model_type)
-    if precision not in PRECISIONS:
-        raise ParameterError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}.")
     device = get_device(device)
+    computed_in = resolve_precision(precision, device)
     path = Path(checkpoint_path) if checkpoint_path is not None else _fetch(spec.file_name, progress_bar_factory)
     checkpoint = read_checkpoint(path)
     _check_encoder(checkpoint, spec, model_type, custom=checkpoint_path is not None)
     sam = load_sam(checkpoint, spec.encoder, peft_kwargs, flexible_load_checkpoint, **model_kwargs).to(device)
     if accelerate and not peft_kwargs:
-        sam = accelerated(sam, precision)
+        sam = accelerate_sam(sam, precision)
+    else:
+        computed_in = torch.float32
     predictor = SamPredictor(
         sam,
         model_type=spec.encoder,
         model_name=model_type,
         checkpoint_path=str(path),
-        precision=precision,
+        precision=str(computed_in).removeprefix("torch."),
         decoder_source=_decoder_source(
             checkpoint, None if checkpoint_path is not None else spec, decoder_path, progress_bar_factory
         ),
@@ -169,12 +170,6 @@ def load_sam(
         sam = _with_peft(sam, peft_kwargs)
     load_weights(sam, checkpoint.model_state, source=checkpoint.path, flexible=flexible)
     return _with_peft(sam, peft_kwargs) if peft_kwargs and is_plain else sam
-
-
-def accelerated(sam: Sam, precision: str) -> Sam:
-    """The network with faster parts in the place of the original ones, where this installation has them."""
-    accelerate = optional_module("accelerate")
-    return sam if accelerate is None else accelerate.accelerate_sam(sam, precision)
 
 
 def optional_module(name: str) -> ModuleType | None:
