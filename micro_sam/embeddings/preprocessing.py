@@ -3,9 +3,9 @@
 Contrast (``normalization``):
 
 ``minmax``
-    The default, compatible with micro-sam 1.x. 8 bit images are used as they are. Every other image is scaled from
-    its own finite minimum and maximum to 0-255, over all channels together; "image" is what the encoder sees: the
-    whole image, a slice of a volume, or a tile with its halo.
+    The default, compatible with micro-sam 1.x. Every image, of 8 bit too, is scaled from its own finite minimum and
+    maximum to 0-255, over all channels together; "image" is what the encoder sees: the whole image, a slice of a
+    volume, or a tile with its halo.
 ``robust``
     One range for the whole image or volume, so that all slices and tiles share it: the percentiles 0.1 and 99.9 of
     all finite pixels. Values outside are clipped. Empty tiles stay empty.
@@ -89,8 +89,7 @@ def to_image(array: Any, normalization_range: NormalizationRange | None = None) 
     Args:
         array: An image with axes YX or YXC and any numeric dtype. One channel is repeated; with two channels the third
             stays empty; of more than three the first three are used, with a warning.
-        normalization_range: The intensities for black and white. By default uint8 images are left as they are and
-            others are scaled from their finite minimum and maximum.
+        normalization_range: The intensities for black and white. By default the finite minimum and maximum.
 
     Returns:
         The image, shape (H, W, 3), uint8, contiguous.
@@ -103,11 +102,7 @@ def to_image(array: Any, normalization_range: NormalizationRange | None = None) 
 
 def convert_plane(plane: np.ndarray, normalization_range: NormalizationRange | None = None) -> np.ndarray:
     """`to_image` for a plane that `ImageSource.read` returned: at most three channels, already checked."""
-    if normalization_range is not None:
-        plane = normalization_range.apply(plane)
-    elif plane.dtype != np.uint8:
-        plane = NormalizationRange.of(plane).apply(plane)
-    return _three_channels(plane)
+    return _three_channels((normalization_range or NormalizationRange.of(plane)).apply(plane))
 
 
 def _three_channels(plane: np.ndarray) -> np.ndarray:

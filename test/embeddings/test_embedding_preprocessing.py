@@ -42,10 +42,13 @@ def test_any_number_type_fills_the_8_bit_range(dtype):
     assert np.abs(out[..., 0] - expected).max() <= 1.0
 
 
-def test_8_bit_images_are_left_as_they_are():
-    image = RNG.integers(40, 90, (20, 30, 3)).astype("uint8")
-    np.testing.assert_array_equal(to_image(image), image)
-    np.testing.assert_array_equal(to_image(image[..., 0])[..., 2], image[..., 0])
+def test_dim_8_bit_images_are_stretched_like_all_others():
+    image = RNG.integers(40, 91, (20, 30, 3)).astype("uint8")
+    np.testing.assert_allclose(to_image(image).astype(int), to_image(image.astype("uint16") * 100), atol=1)
+    assert to_image(image).min() == 0 and to_image(image).max() == 255
+    full = image.copy()
+    full[0, :2] = 0, 255
+    np.testing.assert_array_equal(to_image(full), full)
 
 
 def test_large_integers_and_extreme_floats_keep_their_contrast():
@@ -89,8 +92,15 @@ def test_one_pixel_is_an_image():
     assert to_image(np.zeros((1, 1))).shape == (1, 1, 3)
 
 
+def _full_range(shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 image with 0 and 255 in every channel, so that contrast stretching leaves it as it is."""
+    image = RNG.integers(0, 256, shape).astype("uint8")
+    image[0, 0], image[0, 1] = 0, 255
+    return image
+
+
 def test_channels_beyond_three_are_dropped_with_a_warning():
-    image = RNG.integers(0, 255, (8, 9, 5)).astype("uint8")
+    image = _full_range((8, 9, 5))
     with pytest.warns(UserWarning, match="5 channels"):
         np.testing.assert_array_equal(to_image(image), image[..., :3])
     with pytest.warns(UserWarning, match="alpha"):
@@ -106,7 +116,7 @@ def test_alpha_does_not_decide_the_contrast():
 
 
 def test_one_and_two_channels_are_completed():
-    image = RNG.integers(0, 255, (8, 9, 2)).astype("uint8")
+    image = _full_range((8, 9, 2))
     out = to_image(image)
     np.testing.assert_array_equal(out[..., :2], image)
     assert (out[..., 2] == 0).all()
