@@ -25,6 +25,7 @@ _VIT_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 _POS_EMBED = "image_encoder.pos_embed"
 _TINY_STEM = "image_encoder.patch_embed.seq.0.c.weight"
 _N_NAMED = 3
+_MOST_PLAIN_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,20 @@ def _plain_values(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if belongs(key) and _is_plain(value)}
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    if depth > 8:
-        return False
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v, depth + 1) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v, depth + 1) for v in value)
-    return value is None or type(value) in (bool, int, float, str)
+def _is_plain(value: Any) -> bool:
+    """Whether a value consists of at most some thousand numbers, strings, lists and mappings."""
+    pending = [value]
+    for _ in range(_MOST_PLAIN_VALUES):
+        if not pending:
+            return True
+        value = pending.pop()
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif value is not None and type(value) not in (bool, int, float, str):
+            return False
+    return False
 
 
 def _name_type(value: Any) -> str:

@@ -44,7 +44,7 @@ _HARMFUL_MODULES = {
 }  # fmt: skip
 _HARMFUL_BUILTINS = {
     "eval", "exec", "execfile", "compile", "__import__", "open", "input", "breakpoint", "globals", "locals", "vars",
-    "setattr", "delattr", "apply", "memoryview", "exit", "quit", "help",
+    "setattr", "delattr", "apply", "exit", "quit", "help", "open_code", "FileIO",
 }  # fmt: skip
 
 
@@ -97,8 +97,17 @@ class StorageReader(Protocol):
         """Read a storage as a flat tensor."""
 
 
-@dataclass(frozen=True)
-class Storage:
+class _Final:
+    """Values that a pickle refers to must not be changed by it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a tensor description must not be changed")
+
+
+@dataclass(frozen=True, slots=True)
+class Storage(_Final):
     """A flat array of numbers in a checkpoint that has not been read yet."""
 
     key: str
@@ -106,8 +115,8 @@ class Storage:
     n_elements: int
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+@dataclass(frozen=True, slots=True)
+class TensorRecord(_Final):
     """A tensor in a checkpoint that has not been read yet."""
 
     storage: Storage
@@ -146,8 +155,11 @@ class _Call:
         return self.function(*args)
 
 
-class InertUnpickler(pickle.Unpickler):
+class InertUnpickler(pickle._Unpickler):
     """An unpickler that rebuilds containers and tensor descriptions only.
+
+    It is based on the one in Python, since the one in C takes the size of its tables from the pickle: one damaged byte
+    can make it fill all memory.
 
     Args:
         file: The pickle.
@@ -181,8 +193,17 @@ class InertUnpickler(pickle.Unpickler):
             self._known[key] = self._dtype(module, name) or type("Inert", (Placeholder,), {"origin": f"{module}.{name}"})
         return self._known[key]
 
-    def persistent_load(self, pid: Any) -> Storage:
-        """Describe a storage: ("storage", type, key, location, number of elements[, view])."""
+    def get_extension(self, code: int) -> Any:
+        """Extension codes stand for objects this process has registered; checkpoints have none."""
+        raise pickle.UnpicklingError(f"extension code {code}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Describe a storage: ("storage", type, key, location, number of elements[, view]).
+
+        Old files also have ("module", class, source file, source code); the class is a placeholder as any other.
+        """
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
             raise pickle.UnpicklingError("unknown kind of persistent id")
         if len(pid) > 5 and pid[5] is not None:
@@ -220,7 +241,7 @@ def refuse_harmful(module: str, name: str) -> None:
     """Raise a `CheckpointError` for names that run commands or import code, such as ``os.system``."""
     root = module.partition(".")[0]
     harmful = root in _HARMFUL_MODULES
-    if root in ("builtins", "__builtin__"):
+    if root in ("builtins", "__builtin__", "io", "_io"):
         harmful = name.partition(".")[0] in _HARMFUL_BUILTINS
     if harmful:
         raise CheckpointError(
