@@ -38,12 +38,8 @@ def drain(
         pbar_init: Called with (total, description) on the first progress and whenever total or text changes.
         pbar_update: Called with the number of units finished since the last call.
     """
-    bar, last, state = None, 0, None
-    if pbar_init is None and pbar_update is None and verbose:
-        from tqdm import tqdm
-
-        bar = tqdm()
-        pbar_init, pbar_update = _reset_bar(bar), bar.update
+    last, state = 0, None
+    _, pbar_init, pbar_update, close = handle_pbar(verbose, pbar_init, pbar_update)
     try:
         while True:
             try:
@@ -52,15 +48,13 @@ def drain(
                 return stop.value
             if state != (progress.total, progress.text):
                 state, last = (progress.total, progress.text), 0
-                if pbar_init is not None:
-                    pbar_init(progress.total, progress.text)
-            if pbar_update is not None and progress.done > last:
+                pbar_init(progress.total, progress.text)
+            if progress.done > last:
                 pbar_update(progress.done - last)
             last = max(last, progress.done)
     finally:
         work.close()
-        if bar is not None:
-            bar.close()
+        close()
 
 
 def handle_pbar(
@@ -80,7 +74,7 @@ def handle_pbar(
     if verbose and pbar_init is None and pbar_update is None:
         from tqdm import tqdm
 
-        bar = tqdm()
+        bar = tqdm(delay=1e-3)  # shows nothing before it knows how much there is to do
         pbar_init, pbar_update = _reset_bar(bar), bar.update
     close = bar.close if bar is not None else lambda: None
     return bar, pbar_init or (lambda total, description: None), pbar_update or (lambda n: None), close
@@ -88,7 +82,8 @@ def handle_pbar(
 
 def _reset_bar(bar) -> Callable[[int, str], None]:
     def init(total: int, description: str) -> None:
+        bar.delay = 0
+        bar.set_description(description, refresh=False)
         bar.reset(total=total)
-        bar.set_description(description)
 
     return init

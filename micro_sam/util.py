@@ -27,7 +27,6 @@ _ORIGINS = {
     "get_sam_model": "micro_sam.models.predictor",
     "get_model_names": "micro_sam.models.spec",
     "export_custom_sam_model": "micro_sam.models.export",
-    "export_custom_qlora_model": "micro_sam.models.export",
     "handle_pbar": "micro_sam.progress",
     "precompute_image_embeddings": "micro_sam.embeddings",
     "set_precomputed": "micro_sam.embeddings",

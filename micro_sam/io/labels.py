@@ -64,7 +64,7 @@ def _write_tif(path: Path, labels: np.ndarray, resolution: Resolution) -> None:
 
     axes = "YX" if labels.ndim == 2 else "ZYX"
     arguments: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
-    flavour = resolution.flavour or ("imagej" if resolution.size else None)
+    flavour = resolution.flavour or ("imagej" if resolution.size and resolution.tags is None else None)
     if flavour == "imagej" and labels.dtype == np.uint16 and labels.nbytes < _IMAGEJ_MOST_BYTES:
         arguments |= {"imagej": True, "metadata": _imagej_metadata(axes, resolution)}
     elif flavour is not None and resolution.ome_unit is not None:

@@ -42,6 +42,7 @@ def test_tif_is_compressed_and_keeps_resolution_tags(tmp_path):
     write_labels(tmp_path / "out.tif", LABELS, image.resolution)
     assert _tags(tmp_path / "out.tif") == _tags(tmp_path / "in.tif")
     assert image.resolution.size["x"] == pytest.approx(1e4 / 31000)
+    assert open_image(tmp_path / "out.tif").resolution == image.resolution
     with tifffile.TiffFile(tmp_path / "out.tif") as tif:
         assert tif.pages[0].compression.name == "ADOBE_DEFLATE"
 
