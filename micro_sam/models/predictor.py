@@ -119,7 +119,7 @@ def get_sam_model(
     spec = get_spec(model_type)
     device = get_device(device)
     computed_in = resolve_precision(precision, device)
-    path = Path(checkpoint_path) if checkpoint_path is not None else _fetch(spec.file_name, progress_bar_factory)
+    path = Path(checkpoint_path) if checkpoint_path is not None else _fetch(spec.name, progress_bar_factory)
     checkpoint = read_checkpoint(path)
     _check_encoder(checkpoint, spec, model_type, custom=checkpoint_path is not None)
     sam = load_sam(checkpoint, spec.encoder, peft_kwargs, flexible_load_checkpoint, **model_kwargs).to(device)
