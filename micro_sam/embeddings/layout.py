@@ -28,11 +28,17 @@ _GROUP_FILES = ("zarr.json", ".zgroup")
 _HARMLESS = {LOCK_NAME, "is_state.h5", "amg_state"}
 
 
-def root_attributes(metadata: StoreMetadata) -> dict[str, Any]:
-    """The attributes a new store's group is made with; ``input_size`` and ``original_size`` follow at the end."""
+def root_attributes(metadata: StoreMetadata, plain: bool = True) -> dict[str, Any]:
+    """The attributes a new store's group is made with; ``input_size`` and ``original_size`` follow at the end.
+
+    Args:
+        metadata: What the store belongs to.
+        plain: Whether the arrays are made here: one uncompressed chunk per item.
+    """
     range_ = metadata.normalization.range
     own = {
         "layout_version": _LAYOUT_VERSION,
+        "plain": plain,
         "version": metadata.version,
         "shape": list(metadata.shape),
         "n_slices": metadata.n_slices,
@@ -151,7 +157,7 @@ def read_metadata(group: zarr.Group, path: Path) -> tuple[StoreMetadata, frozens
     own = attributes.get(OWN)
     try:
         known = frozenset(key for key in attributes if key != "micro_sam_version")
-        shape, n_slices = (own["shape"], own["n_slices"]) if own else _shape_of_legacy(attributes, features)
+        shape, n_slices = (own["shape"], own["n_slices"]) if own else _shape_of_legacy(attributes, features, path)
         mask = features.attrs.get("tiles_in_mask") if isinstance(features, zarr.Group) else None
         metadata = StoreMetadata(
             shape=as_pair(shape) or (1, 1),
@@ -181,12 +187,12 @@ def _normalization(own: Mapping[str, Any] | None) -> Normalization:
     return Normalization(own["normalization"], None if range_ is None else NormalizationRange(*range_))
 
 
-def _shape_of_legacy(attributes: Mapping[str, Any], features: Any) -> tuple[Any, int | None]:
+def _shape_of_legacy(attributes: Mapping[str, Any], features: Any, path: Path) -> tuple[Any, int | None]:
     """The (height, width) and number of slices of a store that micro-sam 1.x wrote; (None, None) if it says nothing."""
     if isinstance(features, zarr.Array) and attributes.get("original_size"):
         return attributes["original_size"], features.shape[0] if features.ndim == 5 else None
     if isinstance(features, zarr.Group) and "shape" in features.attrs:
-        first = next((array for _, array in features.arrays()), None)
+        first = next((features[folder.name] for folder in (path / FEATURES).iterdir() if folder.is_dir()), None)
         mask = features.attrs.get("tiles_in_mask")
         if first is not None:
             return features.attrs["shape"], first.shape[0] if first.ndim == 5 else None

@@ -170,11 +170,13 @@ class EmbeddingStore(Mapping[str, Any]):
         """Store the embedding of an item, shape (1, 256, 64, 64), and write down that it is complete.
 
         Raises:
-            StoreError: If the store is open for reading only or the features have another shape.
+            StoreError: If the store is open for reading only, or the features have another shape or are not finite.
             StoreDamagedError: If the disk is full or the folder read-only.
         """
         if features.shape != (1, *FEATURE_SHAPE):
             raise StoreError(f"Expected features of shape {(1, *FEATURE_SHAPE)}, got {features.shape}.")
+        if not np.isfinite(features).all():
+            raise StoreError(f"The encoder's features of {item} are not finite; check the model and its precision.")
         self._backend.write(item, features)
         with self._guard:
             self._recent.pop(item, None)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import xxhash
 import zarr
+from zarr.errors import ContainsGroupError
 
 from micro_sam.embeddings.failures import damaged, write_errors
 from micro_sam.embeddings.layout import (
     FEATURES,
     OWN,
-    RECORD,
     looks_like_group,
     open_features,
     open_group,
@@ -25,14 +25,12 @@ from micro_sam.embeddings.layout import (
     tiled_attributes,
 )
 from micro_sam.embeddings.metadata import FEATURE_SHAPE, Item, StoreMetadata
+from micro_sam.embeddings.record import KEEP_ZEROS, MISSING, UNCHECKED, ItemRecord, checksum
 from micro_sam.errors import StoreDamagedError, StoreError
 
 logger = logging.getLogger(__name__)
 
-_MISSING = 0  # in the record: not complete
-_UNCHECKED = 1  # complete, as 1.x stores say it, without a checksum
 _UNREADABLE = (KeyError, ValueError, TypeError, OSError, StoreError)
-_KEEP_ZEROS = {"write_empty_chunks": True}  # so that a missing file always means missing data
 
 
 class ZarrBackend:
@@ -50,8 +48,6 @@ class ZarrBackend:
         self._group = group
         self.metadata, self.known = read_metadata(group, path)
         self._arrays: dict[int | None, zarr.Array] = {}
-        self._record_array: zarr.Array | None = None
-        self._record = np.zeros(self.metadata.record_shape, dtype=np.uint64)
         self.refresh()
 
     @classmethod
@@ -64,18 +60,20 @@ class ZarrBackend:
     def create(cls, path: Path, metadata: StoreMetadata, zarr_format: Literal[2, 3]) -> ZarrBackend:
         """Make a new store and open it for writing; the caller holds the lock."""
         with write_errors(path):
-            if looks_like_group(path):  # killed before the attributes were written
-                zarr.open_group(path, mode="r+").attrs.update(root_attributes(metadata))
-            else:
-                zarr.create_group(path, zarr_format=zarr_format, attributes=root_attributes(metadata))
-        backend = cls(path, zarr.open_group(path, mode="r+"), writable=True)
+            if not looks_like_group(path):
+                with suppress(ContainsGroupError):
+                    zarr.create_group(path, zarr_format=zarr_format, attributes=root_attributes(metadata))
+            group = zarr.open_group(path, mode="r+")
+            if "data_signature" not in group.attrs:  # killed before the attributes were written
+                group.update_attributes(root_attributes(metadata))
+        backend = cls(path, group, writable=True)
         backend.initialise(metadata)
         return backend
 
     @property
     def is_initialised(self) -> bool:
         """Whether it is written down which items are complete."""
-        return self._record_array is not None or self.is_finished
+        return self._record.is_on_disk or self.is_finished
 
     @property
     def is_finished(self) -> bool:
@@ -85,14 +83,13 @@ class ZarrBackend:
     def initialise(self, metadata: StoreMetadata) -> None:
         """Make the features and the empty record of a store that has none; what it holds is not trusted."""
         with write_errors(self.path):
-            self._group.attrs.update(root_attributes(metadata))
+            self._group.update_attributes(root_attributes(metadata))
             leading = () if metadata.n_slices is None else (metadata.n_slices,)
             if metadata.is_tiled:
                 self._group.create_group(FEATURES, attributes=tiled_attributes(metadata), overwrite=True)
             else:
                 self._create_features(self._group, FEATURES, leading, metadata.dtype, {})
-            self.metadata = metadata
-            self._create_record()
+            ItemRecord(self._group, metadata, self.path).create(self._group)
         self.metadata, self.known = read_metadata(self._group, self.path)
         self._arrays.clear()
         self.refresh()
@@ -111,38 +108,21 @@ class ZarrBackend:
             fill_value=0,
             attributes=attributes,
             overwrite=True,
-            config=_KEEP_ZEROS,
+            config=KEEP_ZEROS,
         )
 
     def refresh(self) -> None:
         """Read again which items are complete: another process may have written some."""
         self._group = zarr.open_group(self.path, mode="r+" if self.writable else "r")
-        record = np.zeros(self.metadata.record_shape, dtype=np.uint64)
-        self._record_array = self._open_record()
-        if self._record_array is not None:
-            try:
-                record[...] = self._record_array[...]
-            except Exception as error:
-                raise damaged(f"The list of finished items '{self.path / RECORD}'", [self.path / RECORD]) from error
+        self._features: zarr.Group | zarr.Array | None = None
+        record = ItemRecord(self._group, self.metadata, self.path)
+        if self.is_finished and any(record[item] == MISSING for item in self.metadata.items()):
+            record.trust_all()  # finished by micro-sam 1.x
         self._record = record
-        if self.is_finished and any(not self.is_done(item) for item in self.metadata.items()):
-            self._record = np.full_like(record, _UNCHECKED)  # finished by micro-sam 1.x
-
-    def _open_record(self) -> zarr.Array | None:
-        own = self._group.attrs.get(OWN)
-        if own is None or own["version"] != self._group.attrs.get("micro_sam_version"):
-            return None
-        try:
-            array = self._group[RECORD]
-        except KeyError:
-            return None
-        except Exception as error:
-            raise damaged(f"The list of finished items '{self.path / RECORD}'", [self.path / RECORD]) from error
-        return array.with_config(_KEEP_ZEROS) if array.shape == self.metadata.record_shape else None
 
     def is_done(self, item: Item) -> bool:
         """Whether it is written down that an item is complete."""
-        return bool(self._record[item.i or 0, item.tile_id or 0] != _MISSING)
+        return self._record[item] != MISSING
 
     def read(self, item: Item) -> np.ndarray:
         """The embedding of an item, shape (1, 256, 64, 64), float32.
@@ -150,7 +130,7 @@ class ZarrBackend:
         Raises:
             StoreDamagedError: If its data is missing, unreadable or not what was written.
         """
-        expected = int(self._record[item.i or 0, item.tile_id or 0])
+        expected = self._record[item]
         try:
             array = self._array(item.tile_id)
             raw = np.asarray(array[...] if item.i is None else array[item.i])
@@ -158,7 +138,7 @@ class ZarrBackend:
             raise
         except Exception as error:  # decoders answer damaged data with many kinds of errors
             raise self._damaged(item) from error
-        wrong = _checksum(raw) != expected if expected != _UNCHECKED else self._missing_files(item)
+        wrong = checksum(raw) != expected if expected != UNCHECKED else self._missing_files(item)
         if wrong:
             raise self._damaged(item)
         return raw.astype(np.float32, copy=False)
@@ -175,65 +155,43 @@ class ZarrBackend:
         with np.errstate(over="ignore"):
             raw = np.ascontiguousarray(features, dtype=self.metadata.dtype)
         if not np.isfinite(raw).all():
-            raise StoreError(f"The features of {item} hold values that {self.metadata.dtype} cannot; check the model.")
+            raise StoreError(f"The features of {item} do not fit into {self.metadata.dtype}; store them as float32.")
         with write_errors(self.path):
             array = self._array(item.tile_id, create=True)
             array[... if item.i is None else item.i] = raw
-            self._mark(item, _checksum(raw))
-
-    def _mark(self, item: Item, value: int) -> None:
-        row = item.i or 0
-        self._record[row, item.tile_id or 0] = value
-        rows = slice(row, row + 1) if self.metadata.is_tiled else slice(None)
-        self._record_array[rows] = self._record[rows]
+            self._record.mark(item, checksum(raw))
 
     def finish(self) -> None:
         """Write down that every item is complete, as 1.x readers expect it."""
         with write_errors(self.path):
-            self._group.attrs.update(size_attributes(self.metadata))
+            self._group.update_attributes(size_attributes(self.metadata))
 
     def forget(self, items: list[Item]) -> None:
         """Write down that items are not complete after all, so that they are computed again."""
         with write_errors(self.path):
-            if self._record_array is None:
-                self._adopt_record()
+            if not self._record.is_on_disk:  # a 1.x store: what it holds so far is complete
+                self._group.update_attributes(root_attributes(self.metadata, plain=False))
+                self._record.create(self._group)
             if self.is_finished:
                 del self._group.attrs["input_size"]
             for item in items:
-                self._mark(item, _MISSING)
-
-    def _adopt_record(self) -> None:
-        """Give a 1.x store a record, with the items it holds so far as complete."""
-        self._group.attrs.update(root_attributes(self.metadata))
-        self._record_array = self._create_record()
-        self._record_array[...] = self._record
-
-    def _create_record(self) -> zarr.Array:
-        shape = self.metadata.record_shape
-        return self._group.create_array(
-            RECORD,
-            shape=shape,
-            chunks=(1, shape[1]) if self.metadata.is_tiled else shape,
-            dtype="uint64",
-            compressors=None,
-            fill_value=_MISSING,
-            overwrite=True,
-            config=_KEEP_ZEROS,
-        )
+                self._record.mark(item, MISSING)
 
     def lost(self) -> list[Item]:
         """The items that are recorded as complete but whose files are gone or cut short; a look at names and sizes."""
         return [item for item in self.metadata.items() if self.is_done(item) and self._is_lost(item)]
 
     def _is_lost(self, item: Item) -> bool:
+        if self._group.attrs.get(OWN, {}).get("plain"):  # known without opening arrays, of which there may be many
+            indices = [str(index) for index in ([] if item.i is None else [item.i]) + [0] * (1 + len(FEATURE_SHAPE))]
+            key = ".".join(indices) if self._group.metadata.zarr_format == 2 else "/".join(["c", *indices])
+            size = int(np.prod(FEATURE_SHAPE)) * np.dtype(self.metadata.dtype).itemsize
+            file = self._folder(item) / key
+            return not file.is_file() or file.stat().st_size != size
         try:
-            array = self._array(item.tile_id)
+            return any(not file.is_file() for file in self.files(item))
         except _UNREADABLE:
             return True
-        plain = not array.compressors and not getattr(array, "filters", ())
-        size = int(np.prod(array.chunks)) * array.dtype.itemsize
-        files = self.files(item)
-        return any(not file.is_file() or (plain and file.stat().st_size != size) for file in files)
 
     def remove_leftovers(self) -> None:
         """Delete what a killed writer left half-written beside its files."""
@@ -248,9 +206,9 @@ class ZarrBackend:
         ranges = [range(count) for count in counts]
         if item.i is not None:
             ranges[0] = range(item.i // chunks[0], item.i // chunks[0] + 1)
-        return [self._root(item) / array.metadata.encode_chunk_key(key) for key in itertools.product(*ranges)]
+        return [self._folder(item) / array.metadata.encode_chunk_key(key) for key in itertools.product(*ranges)]
 
-    def _root(self, item: Item) -> Path:
+    def _folder(self, item: Item) -> Path:
         folder = self.path / FEATURES
         return folder if item.tile_id is None else folder / str(item.tile_id)
 
@@ -261,16 +219,19 @@ class ZarrBackend:
         try:
             files = self.files(item)
         except _UNREADABLE:  # not even the array's description is readable
-            files = [self._root(item)]
+            files = []
+        if not 0 < len(files) <= 4:
+            files = [self._folder(item)]
         return damaged(f"The embedding of {item} in '{self.path}'", files)
 
     def _array(self, tile_id: int | None, create: bool = False) -> zarr.Array:
         if tile_id not in self._arrays:
-            features = open_features(self._group, self.path)
-            if features is None:
+            if self._features is None:
+                self._features = open_features(self._group, self.path)
+            if self._features is None:
                 raise StoreError(f"The embedding store '{self.path}' holds no embeddings yet; compute them first.")
-            array = features if tile_id is None else self._tile_array(features, tile_id, create)
-            self._arrays[tile_id] = array.with_config(_KEEP_ZEROS)
+            array = self._features if tile_id is None else self._tile_array(self._features, tile_id, create)
+            self._arrays[tile_id] = array.with_config(KEEP_ZEROS)
         return self._arrays[tile_id]
 
     def _tile_array(self, features: zarr.Group, tile_id: int, create: bool) -> zarr.Array:
@@ -291,9 +252,5 @@ class ZarrBackend:
             leading = () if self.metadata.n_slices is None else (self.metadata.n_slices,)
             return self._create_features(features, str(tile_id), leading, self.metadata.dtype, sizes)
         if create and "input_size" not in array.attrs:  # killed between the two
-            array.attrs.update(sizes)
+            array.update_attributes(sizes)
         return array
-
-
-def _checksum(raw: np.ndarray) -> int:
-    return max(xxhash.xxh3_64_intdigest(np.ascontiguousarray(raw)), _UNCHECKED + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -31,6 +30,8 @@ def work(said: Connection, image: np.ndarray, store: str, pause: float, options:
     if uid is not None:
         os.setuid(uid)
     if limit is not None:
+        import resource  # not on Windows
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         for progress in iter_precompute(predictor, image, store, **options):

@@ -173,6 +173,14 @@ def test_features_that_float16_cannot_hold_are_refused(predictor, tmp_path):
         make(predictor, "2d", tmp_path / "e.zarr", dtype_on_disk="float16")
 
 
+def test_features_that_are_not_finite_are_refused(predictor, tmp_path):
+    with torch.no_grad():
+        predictor.model.image_encoder.convolution.bias.fill_(np.nan)
+    for path in (None, tmp_path / "e.zarr"):
+        with pytest.raises(StoreError, match="not finite"):
+            make(predictor, "2d", path)
+
+
 def test_lazy_features_index_like_an_array(predictor, tmp_path):
     _, store = make(predictor, "3d", tmp_path / "e.zarr", lazy_loading=True)
     lazy = store["features"]
