@@ -288,9 +288,9 @@ def _statistics(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor
 
 def _convolve_parts(parts: list[torch.Tensor], weights: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
     """The sum of the parts' 3x3 convolutions, plus the bias, through a ReLU."""
-    if len(parts) == 1:
-        return Conv(weights[0], bias.to(parts[0].dtype))(parts[0], relu=True)
-    out = Conv(weights[0], bias.to(parts[0].dtype))(parts[0])
-    for part, weight in zip(parts[1:], weights[1:]):
-        out += Conv(weight, None)(part)
-    return out.relu_()
+    last = len(parts) - 1
+    out = None
+    for i, (part, weight) in enumerate(zip(parts, weights)):
+        conv = Conv(weight, bias.to(part.dtype) if i == 0 else None)
+        out = conv(part, relu=i == last, add_to=out)
+    return out

@@ -43,20 +43,32 @@ class Conv:
         bias = None if bias is None else bias.to(dtype)
         return cls(weight, bias, conv.stride[0], conv.padding[0], conv.groups)
 
-    def __call__(self, x: torch.Tensor, relu: bool = False) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, relu: bool = False, add_to: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolve (B, H, W, C).
+
+        Args:
+            relu: Apply a ReLU to the result.
+            add_to: Add the convolution to this tensor in place, before the ReLU.
+        """
         x = x.permute(0, 3, 1, 2)
-        if relu and x.device.type == "cpu" and _HAS_FUSED_RELU:
-            pads, strides = [self.padding] * 2, [self.stride] * 2
-            x = torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, pads, strides, [1, 1], self.groups, "relu", [], ""
-            )
-        else:
-            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
-            x = x.relu_() if relu else x
-        return x.permute(0, 2, 3, 1)
+        if x.device.type == "cpu" and _HAS_FUSED and (relu or add_to is not None):
+            return self._fused(x, relu, add_to).permute(0, 2, 3, 1)
+        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups).permute(0, 2, 3, 1)
+        x = x if add_to is None else add_to.add_(x)
+        return x.relu_() if relu else x
+
+    def _fused(self, x: torch.Tensor, relu: bool, add_to: torch.Tensor | None) -> torch.Tensor:
+        """Convolution, sum and ReLU in one pass over the memory, by oneDNN, on (B, C, H, W)."""
+        geometry = [self.padding] * 2, [self.stride] * 2, [1, 1], self.groups
+        if add_to is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, "relu", [], "")
+        unary = "relu" if relu else None
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            add_to.permute(0, 3, 1, 2), x, self.weight, self.bias, *geometry, "add", 1.0, unary, [], None
+        )
 
 
-_HAS_FUSED_RELU = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+_HAS_FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
