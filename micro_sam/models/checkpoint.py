@@ -62,7 +62,8 @@ def read_checkpoint(path: str | os.PathLike, prefix: str | None = None) -> Check
 
     Args:
         path: The file.
-        prefix: What precedes the original names ("sam." in training checkpoints). Found out if not given.
+        prefix: What precedes the original names ("sam." in training checkpoints). Found out if not given, or if the
+            names do not have it.
 
     Raises:
         MissingInputError: There is no such file.
@@ -188,7 +189,7 @@ def _decoder_records(records: Any) -> dict[str, TensorRecord]:
 
 def _strip_prefix(records: dict[str, TensorRecord], landmark: str, prefix: str | None) -> dict[str, TensorRecord]:
     """Take off what precedes the landmark ("image_encoder.") in the names."""
-    if prefix is None:
+    if prefix is None or not any(name.startswith(prefix + landmark) for name in records):
         prefix = next((name[: name.index(landmark)] for name in records if landmark in name), "")
     return {name.removeprefix(prefix): record for name, record in records.items()}
 

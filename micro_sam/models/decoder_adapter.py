@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
-from . import accelerate as acceleration
+from .accelerate import accelerate_decoder
 from .build_sam import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
 from .checkpoint import StateDict, check_names_and_shapes
 from .decoder import LightDecoder, UNETRDecoder
@@ -33,8 +33,7 @@ class DecoderAdapter(nn.Module):
 
     def __init__(self, unetr: nn.Module) -> None:
         super().__init__()
-        is_ours = isinstance(unetr, UNETRDecoder | LightDecoder) or hasattr(unetr, "maps")
-        self.decoder = unetr if is_ours else _from_torch_em(unetr)
+        self.decoder = unetr if isinstance(unetr, UNETRDecoder | LightDecoder) else _from_torch_em(unetr)
 
     @property
     def device(self) -> torch.device:
@@ -169,9 +168,9 @@ def get_decoder(
     """
     device = get_device(device)
     decoder: nn.Module = build_decoder(decoder_state, image_encoder.img_size).to(device)
-    if accelerate and hasattr(acceleration, "accelerate_decoder"):
-        decoder = acceleration.accelerate_decoder(decoder, precision)
-    return DecoderAdapter(decoder).eval()
+    if accelerate:
+        decoder = accelerate_decoder(decoder, precision)
+    return DecoderAdapter(decoder)
 
 
 def get_predictor_and_decoder(

@@ -81,8 +81,7 @@ def _check_cuda(device: torch.device) -> None:
 
 def _why_no_gpu() -> str | None:
     """What is wrong if an NVIDIA GPU is installed that PyTorch does not use; None if there is none."""
-    has_driver = shutil.which("nvidia-smi") is not None or os.path.exists("/proc/driver/nvidia/version")
-    if not has_driver:
+    if not _has_nvidia_driver():
         return None
     if torch.version.cuda is None:
         return (
@@ -95,6 +94,10 @@ def _why_no_gpu() -> str | None:
         f"the NVIDIA driver does not work with PyTorch's CUDA {torch.version.cuda}: check that nvidia-smi lists the GPU, "
         "and update the driver or install a torch build for an older CUDA."
     )
+
+
+def _has_nvidia_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None or os.path.exists("/proc/driver/nvidia/version")
 
 
 @lru_cache(maxsize=8)

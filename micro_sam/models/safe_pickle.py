@@ -134,6 +134,8 @@ class TensorRecord(_Final):
         """
         flat = self.read(self.storage.key, self.storage.dtype, self.storage.n_elements)
         if self.dtype != self.storage.dtype:
+            if flat.numel() * flat.element_size() % self.dtype.itemsize:
+                raise CheckpointError("the file is damaged: a tensor does not have the size it should have.")
             flat = flat.view(self.dtype)
         last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
         if 0 in self.shape:

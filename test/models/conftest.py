@@ -8,10 +8,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
-from reference_weights import fill  # noqa: E402
+from reference_weights import fill
 
-from micro_sam.models.build_sam import build_empty_sam, parameter_shapes  # noqa: E402
-from micro_sam.models.decoder import UNETRDecoder  # noqa: E402
+from micro_sam.models.build_sam import build_empty_sam, parameter_shapes
+from micro_sam.models.decoder import UNETRDecoder
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def tiny_state():
 @pytest.fixture(scope="session")
 def decoder_state():
     """Weights of a narrow decoder with the names of the published ones."""
-    return fill(UNETRDecoder(widths=(16, 8, 8, 4)).state_dict())
+    return fill(UNETRDecoder(widths=(32, 16, 8, 4)).state_dict())
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+POINTS_XY = ((300, 420), (600, 200))
+POINT_LABELS = (1, 0)
 BOX_XYXY = (200, 260, 640, 700)
 
 
