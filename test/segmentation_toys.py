@@ -95,7 +95,7 @@ class ToyMaskDecoder(nn.Module):
         inner = distance - 0.4 * max(distance.max(), 0)
         around = signed_distance(labels > 0)
         quality = 0.97 - 0.003 * self._eccentricity(target, sparse.numpy())
-        masks = torch.from_numpy(np.stack([distance, inner, distance, around])).float().clamp(-20, 20)
+        masks = torch.from_numpy(np.stack([distance, inner, distance, around])).float().mul(4).clamp(-20, 20)
         return masks, torch.tensor([quality, quality - 0.12, quality, 0.6]).float()
 
     @staticmethod

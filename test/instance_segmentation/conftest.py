@@ -1,7 +1,12 @@
 """The toys are small: threads cost them more than they give, and much more on a busy machine."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for segmentation_toys
 
 
 @pytest.fixture(autouse=True)
