@@ -169,7 +169,7 @@ def mask_to_points(mask: np.ndarray, box_extension: float = 0.0, single: bool = 
         y0, x0, y1, x1 = extend_box(mask_to_box(mask), mask.shape, max(box_extension, 0.1))
         center_y, center_x = (y0 + y1) / 2, (x0 + x1) / 2
         for y, x in ((y0 - 1, center_x), (y1, center_x), (center_y, x0 - 1), (center_y, x1)):
-            pixel = int(round(y)), int(round(x))
+            pixel = round(y), round(x)
             if 0 <= pixel[0] < mask.shape[0] and 0 <= pixel[1] < mask.shape[1] and not mask[pixel]:
                 points.append(np.array(pixel))
                 labels.append(0)
