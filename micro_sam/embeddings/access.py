@@ -78,11 +78,12 @@ def set_precomputed(
 
     Raises:
         ParameterError: If i or tile_id is missing, superfluous or out of range.
+        StoreMismatchError: If the embeddings in a store were computed with another model.
         StoreError: If that embedding was not computed.
         StoreDamagedError: If it is damaged on disk.
     """
     _check_indices(image_embeddings, i, tile_id)
-    features, original_size, input_size = _lookup(image_embeddings, i, tile_id)
+    features, original_size, input_size = _lookup(predictor, image_embeddings, i, tile_id)
     predictor.reset_image()
     predictor.features = torch.as_tensor(features, dtype=torch.float32, device=predictor.device)
     predictor.original_size = tuple(int(size) for size in original_size)
@@ -103,9 +104,12 @@ def _check_indices(image_embeddings: ImageEmbeddings, i: int | None, tile_id: in
         raise ParameterError(f"Expected i from 0 to {slices - 1}, got {i}.")
 
 
-def _lookup(image_embeddings: ImageEmbeddings, i: int | None, tile_id: int | None) -> tuple[np.ndarray, Any, Any]:
+def _lookup(
+    predictor: SamPredictor, image_embeddings: ImageEmbeddings, i: int | None, tile_id: int | None
+) -> tuple[np.ndarray, Any, Any]:
     """The features (1, 256, 64, 64), original size and input size of one item."""
     if isinstance(image_embeddings, EmbeddingStore):
+        image_embeddings.check_model(predictor)
         item = Item(None if i is None else int(i), None if tile_id is None else int(tile_id))
         features = image_embeddings.read(item)
         metadata = image_embeddings.metadata

@@ -25,7 +25,7 @@ RECORD = "item_checksums"
 OWN = "embedding_store"
 _LAYOUT_VERSION = 1
 _GROUP_FILES = ("zarr.json", ".zgroup")
-_HARMLESS = {LOCK_NAME, "is_state.h5", "amg_state"}
+_HARMLESS = {LOCK_NAME, "is_state.h5", "amg_state.h5"}
 
 
 def root_attributes(metadata: StoreMetadata, plain: bool = True) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         self._lock = FileLock(self._path / LOCK_NAME, thread_local=False)
+        self._is_held = False
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free.
@@ -55,7 +56,7 @@ class WriterLock:
                     "The file system of '%s' has no file locks: let only one program write there.", self._path
                 )
         with _held_guard:
-            _held[self._path] = threading.get_ident()
+            _held[self._path], self._is_held = threading.get_ident(), True
         return True
 
     def wait(self, timeout: float | None, poll: float = 0.2) -> Generator[float, None, None]:
@@ -82,6 +83,7 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock back; does nothing if it is not held."""
         with _held_guard:
-            if self._lock.is_locked:
+            if self._is_held:
                 _held.pop(self._path, None)
+            self._is_held = False
         self._lock.release()

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from micro_sam.embeddings.metadata import FEATURE_SHAPE, Item, StoreMetadata
 from micro_sam.embeddings.views import FeatureArray, TiledFeatures
 from micro_sam.embeddings.zarr_backend import ZarrBackend
 from micro_sam.errors import MissingInputError, ParameterError, StoreError, StoreMismatchError
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
 
 _CACHED_ITEMS = 16  # of 4 MB each
 
@@ -128,6 +131,19 @@ class EmbeddingStore(Mapping[str, Any]):
             raise StoreMismatchError(
                 f"The embedding store '{self.path}' belongs to something else: it differs in {listed};"
                 " give another embedding path, or delete the store to compute it anew."
+            )
+
+    def check_model(self, predictor: SamPredictor) -> None:
+        """Refuse the store if it was computed with other weights than the predictor's, where both are known.
+
+        Raises:
+            StoreMismatchError: Naming both models.
+        """
+        used, stored = getattr(predictor, "_hash", None), self.metadata.model_hash
+        if used is not None and stored is not None and used != stored:
+            raise StoreMismatchError(
+                f"The embeddings were computed with the model '{self.metadata.model_name}' ({stored}), but the predictor"
+                f" is '{getattr(predictor, 'model_name', None)}' ({used}); compute embeddings with this model."
             )
 
     def read(self, item: Item) -> np.ndarray:

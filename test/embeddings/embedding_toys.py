@@ -27,7 +27,7 @@ class ToyEncoder(torch.nn.Module):
 
 
 def make_toy_predictor(
-    model_hash: str = "xxh128:0123", name: str = "vit_t_toy", model_type: str = "vit_t", side: int = 64
+    model_hash: str | None = "xxh128:0123", name: str = "vit_t_toy", model_type: str = "vit_t", side: int = 64
 ) -> SamPredictor:
     """A SamPredictor around `ToyEncoder`, with the attributes by which embeddings know their model.
 

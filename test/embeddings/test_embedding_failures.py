@@ -192,6 +192,22 @@ def test_a_waiting_run_can_be_cancelled(predictor, tmp_path):
     assert precompute_image_embeddings(predictor, VOLUME, tmp_path / "e.zarr", verbose=False).is_complete
 
 
+def test_file_systems_without_locks_are_warned_about_and_usable(predictor, tmp_path, monkeypatch, caplog):
+    from filelock import FileLock
+
+    def unsupported(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", unsupported)
+    for n in (2, 6):
+        work = iter_precompute(predictor, VOLUME, tmp_path / "e.zarr")
+        while next(work).done < n:
+            pass
+        work.close()
+    assert EmbeddingStore.open(tmp_path / "e.zarr").is_complete
+    assert "no file locks" in caplog.text
+
+
 def chunk(path: Path, i: int) -> Path:
     found = [path / "features" / f"{i}.0.0.0.0", path / "features" / "c" / f"{i}/0/0/0/0"]
     return next(file for file in found if file.exists())

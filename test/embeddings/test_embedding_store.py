@@ -24,7 +24,7 @@ from micro_sam.embeddings import (
     precompute_image_embeddings,
     set_precomputed,
 )
-from micro_sam.errors import MissingInputError, ParameterError, StoreError
+from micro_sam.errors import MissingInputError, ParameterError, StoreError, StoreMismatchError
 
 RNG = np.random.default_rng(1)
 TILES = {"tile_shape": (40, 40), "halo": (6, 6)}
@@ -272,6 +272,14 @@ def test_prompts_work_on_a_stored_embedding(tmp_path):
     predictor.set_image(np.stack([(image / image.max() * 255).astype("uint8")] * 3, axis=-1))
     _, direct_scores, _ = predictor.predict(points, labels)
     np.testing.assert_allclose(scores, direct_scores, atol=1e-2)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_embeddings_of_another_model_are_not_set(predictor, tmp_path, on_disk):
+    _, store = make(predictor, "2d", tmp_path / "e.zarr" if on_disk else None)
+    with pytest.raises(StoreMismatchError, match="'vit_t_toy'.*'newer'"):
+        set_precomputed(make_toy_predictor("xxh128:ffff", "newer"), store)
+    set_precomputed(make_toy_predictor(None), store)
 
 
 def test_there_must_be_a_store_to_open(tmp_path):
