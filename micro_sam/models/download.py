@@ -80,7 +80,7 @@ class ModelStore(pooch.Pooch):
                 "to download the model again, or pass it as checkpoint_path if it is a model of your own."
             )
         logger.warning("The cached file %s is of an earlier release; it is kept as %s", path, earlier)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(OSError):  # there already, or a file system without links
             os.link(path, path.with_name(earlier))
         return False
 
@@ -159,8 +159,9 @@ def _partial_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(".*.part"):
-            if time.time() - leftover.stat().st_mtime > _STALE_AFTER_SECONDS:
-                leftover.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+                if time.time() - leftover.stat().st_mtime > _STALE_AFTER_SECONDS:
+                    leftover.unlink()
         partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         partial.touch()
     except OSError as error:

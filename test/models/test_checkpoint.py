@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch_em.transform
 from reference_weights import parameter_shapes
 
 from micro_sam.errors import CheckpointError, MissingInputError
@@ -76,6 +77,9 @@ def _training_checkpoint():
             "shape": torch.Size([1, 2]),
             "names": {"a", "b"},
             "default": collections.defaultdict(list, {"a": [1]}),
+            "raw_transform": torch_em.transform.raw.get_raw_transform(),
+            "label_transform": torch_em.transform.label.PerObjectDistanceTransform(distances=True, foreground=True),
+            "augmentations": torch_em.transform.get_augmentations(ndim=2),
         },
         "train_time": 12.5,
         "timestamp": "01-01-2025",
