@@ -22,11 +22,11 @@ def main() -> None:
 
     _, segmenter = get_predictor_and_segmenter("vit_t_builtin")
     segmenter.initialize(image, verbose=True)
-    for threshold in (0.3, 0.5, 0.7):
-        labels = segmenter.generate(foreground_threshold=threshold, min_size=20)
+    for threshold in (0.2, 0.4, 0.6):
+        labels = segmenter.generate(center_distance_threshold=threshold, min_size=20)
         write_labels(folder / f"labels_{threshold}.tif", labels)
         write_overlay(folder / f"overlay_{threshold}.png", image, labels)
-        print(f"foreground threshold {threshold}: {len(set(labels.ravel()) - {0})} objects")
+        print(f"centre distance threshold {threshold}: {len(set(labels.ravel()) - {0})} objects")
     print(f"Results are in {folder}.")
 
 

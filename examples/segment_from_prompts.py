@@ -17,7 +17,7 @@ from micro_sam.util import get_sam_model, precompute_image_embeddings, set_preco
 
 
 def main() -> None:
-    """Segment a cell of scikit-image's picture of one, which fills most of it."""
+    """Segment the cell in scikit-image's picture of one."""
     image = skimage.data.cell()
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo_output")
     folder.mkdir(exist_ok=True)
@@ -26,10 +26,10 @@ def main() -> None:
     embeddings = precompute_image_embeddings(predictor, image, save_path=folder / "cell.zarr")
     set_precomputed(predictor, embeddings)
 
-    points_yx = np.array([[330, 275], [20, 20]])
+    points_yx = np.array([[375, 430], [100, 100]])
     inside = np.array([1, 0])  # the second point lies outside the object
     from_points = segment_from_points(predictor, points_yx, inside)
-    from_box = segment_from_box(predictor, np.array([150, 80, 560, 470]))  # min_y, min_x, max_y, max_x
+    from_box = segment_from_box(predictor, np.array([305, 360, 445, 498]))  # min_y, min_x, max_y, max_x
 
     for name, mask in (("points", from_points), ("box", from_box)):
         mask = mask.squeeze()

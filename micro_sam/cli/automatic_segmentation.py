@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from micro_sam.cli.jobs import BESIDE, Job, find_inputs, plan_embeddings, plan_outputs, sample_names
+from micro_sam.cli.jobs import BESIDE, DEFAULT_SAMPLE, Job, find_inputs, plan_embeddings, plan_outputs, sample_names
 from micro_sam.cli.options import (
     add_image_flags,
     add_model_flags,
@@ -54,7 +54,7 @@ def build_parser() -> Parser:
     source.add_argument(
         "--sample",
         nargs="?",
-        const=sample_names()[0],
+        const=DEFAULT_SAMPLE,
         choices=sample_names(),
         help="Segment a microscopy image that comes with the installation instead.",
     )

@@ -136,7 +136,9 @@ def plan_embeddings(paths: Sequence[Path], embedding_path: Path | None, in_folde
 
 
 #: Real microscopy images that come with scikit-image, and the functions that give them.
-_SAMPLES = {"ihc": "immunohistochemistry", "cell": "cell", "microaneurysms": "microaneurysms"}
+_SAMPLES = {"cell": "cell", "ihc": "immunohistochemistry", "microaneurysms": "microaneurysms"}
+#: What ``--sample`` without a name means.
+DEFAULT_SAMPLE = "cell"
 
 
 def sample_names() -> tuple[str, ...]:
