@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from micro_sam.errors import MicroSamError
@@ -54,18 +58,36 @@ def run_command(
     debug = args.debug or bool(os.environ.get("MICROSAM_DEBUG"))
     _set_up_logging(parser.prog, args.verbose)
     try:
-        return execute(args) or 0
+        with _terminated_like_interrupted():
+            return execute(args) or 0
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; finished results are kept.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as head, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MicroSamError, OSError, MemoryError) as error:
-        if debug:
+    except Exception as error:
+        if debug or not is_expected(error):
             raise
         print(f"{parser.prog}: error: {describe(error)}", file=sys.stderr)
         return EXIT_ERROR
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite request to stop (SIGTERM) cleans up in the same way as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_jobs(jobs: Sequence[Any], process: Callable[[Any], None], debug: bool) -> int:
@@ -83,8 +105,8 @@ def run_jobs(jobs: Sequence[Any], process: Callable[[Any], None], debug: bool) -
     for number, job in enumerate(jobs, start=1):
         try:
             process(job)
-        except (MicroSamError, OSError, MemoryError) as error:
-            if debug or len(jobs) == 1:
+        except Exception as error:
+            if debug or len(jobs) == 1 or not is_expected(error):
                 raise
             failures += 1
             print(f"{job.path}: error: {describe(error)}", file=sys.stderr, flush=True)
@@ -94,11 +116,22 @@ def run_jobs(jobs: Sequence[Any], process: Callable[[Any], None], debug: bool) -
     return EXIT_ERROR if failures else 0
 
 
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is one that a person can do something about, and not a mistake in the program."""
+    return isinstance(error, MicroSamError | OSError) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch raises a RuntimeError of its own for a GPU and a plain one for the CPU.
+    is_torchs = isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", str(error))
+    return isinstance(error, MemoryError) or bool(is_torchs)
+
+
 def describe(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, OSError) and not isinstance(error, MicroSamError) and error.filename is not None:
         return f"'{error.filename}' cannot be used ({error.strerror}); check the path and its permissions."
-    if isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return "There is not enough memory; use --tile_shape and --halo to work in tiles, or a smaller batch size."
     return " ".join(str(error).split()) or type(error).__name__
 
