@@ -197,12 +197,15 @@ def lazy_forms(array, folder):
     """The same data as every kind of lazy array."""
     np.save(folder / "a.npy", array)
     yield "memmap", np.load(folder / "a.npy", mmap_mode="r")
-    yield "dask", da.from_array(array, chunks=(2,) * array.ndim)
+    yield "dask", da.from_array(array, chunks=(11,) * array.ndim)
     for zarr_format in (2, 3):
         path = folder / f"a{zarr_format}.zarr"
-        yield "zarr", zarr.create_array(path, data=array, chunks=(3,) * array.ndim, zarr_format=zarr_format)
+        yield (
+            "zarr",
+            zarr.create_array(path, data=array, chunks=tuple(min(7, n) for n in array.shape), zarr_format=zarr_format),
+        )
     with h5py.File(folder / "a.h5", "w") as file:
-        yield "hdf5", file.create_dataset("a", data=array, chunks=(3,) * array.ndim)
+        yield "hdf5", file.create_dataset("a", data=array, chunks=tuple(min(7, n) for n in array.shape))
 
 
 @pytest.mark.parametrize("normalization", ["minmax", "robust"])
@@ -210,7 +213,7 @@ def lazy_forms(array, folder):
     "shape, kwargs", [((4, 30, 40), {}), ((3, 20, 30, 3), {}), ((50, 60), TILES), ((50, 60, 3), TILES)]
 )
 def test_lazy_inputs_give_what_arrays_give(predictor, tmp_path, shape, kwargs, normalization, monkeypatch):
-    monkeypatch.setattr(source_module, "_READ_BYTES", 1000)
+    monkeypatch.setattr(source_module, "_READ_BYTES", 4000)
     array = RNG.normal(100, 30, shape).astype("float32")
     kwargs = {**kwargs, "normalization": normalization, "verbose": False}
     reference = precompute_image_embeddings(predictor, array, tmp_path / "e.zarr", **kwargs)
