@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,17 @@ class Job:
         Returns:
             The `ImageFile` and the number of spatial dimensions, 2 or 3.
         """
-        from micro_sam.embeddings.source import infer_ndim
+        import numpy as np
+
+        from micro_sam.embeddings.source import ImageSource
         from micro_sam.errors import ImageError
         from micro_sam.io import open_image
 
         image = open_sample(str(self.path)) if self.is_sample else open_image(self.path, self.key)
+        stand_in = np.broadcast_to(np.zeros((), image.dtype), image.shape)  # one element, whatever the shape
         try:
-            return image, infer_ndim(image.shape, ndim)
+            with warnings.catch_warnings(action="ignore"):  # they come when the image is used
+                return image, ImageSource.from_input(stand_in, ndim).ndim
         except ImageError as error:
             raise ImageError(f"'{self.path}' cannot be used: {error}") from error
 

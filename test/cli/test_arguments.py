@@ -28,6 +28,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     tifffile.imwrite("image.tif", image)
     tifffile.imwrite("volume.tif", np.stack([image] * 5))
     tifffile.imwrite("five_axes.tif", np.zeros((2, 3, 4, 32, 48), np.uint8))
+    tifffile.imwrite("complex.tif", image.astype(np.complex64))
+    np.save("empty.npy", np.zeros((0, 48), np.uint8))
     Path("damaged.tif").write_bytes(Path("image.tif").read_bytes()[:300])
     Path("text.txt").write_text("no image")
     Path("results").mkdir()
@@ -77,6 +79,8 @@ SEGMENTATION_ERRORS = [
     ("-i text.txt -o out.tif", "text.txt"),
     ("-i damaged.tif -o out.tif", "damaged.tif"),
     ("-i five_axes.tif -o out.tif", "five_axes.tif"),
+    ("-i complex.tif -o out.tif", "'complex.tif' cannot be used"),
+    ("-i empty.npy -o out.tif", "'empty.npy' cannot be used"),
     ("-i data.h5 -o out.tif", "'other'"),
     ("-i data.h5 -k nope -o out.tif", "'raw'"),
     ("-i image.tif -k raw -o out.tif", "leave the key out"),
