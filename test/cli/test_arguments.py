@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     image = np.random.default_rng(0).integers(0, 255, (32, 48), dtype=np.uint8)
     tifffile.imwrite("image.tif", image)
     tifffile.imwrite("volume.tif", np.stack([image] * 5))
-    tifffile.imwrite("five_axes.tif", np.zeros((2, 3, 4, 32, 48), np.uint8))
+    tifffile.imwrite("five_axes.tif", np.zeros((2, 3, 4, 32, 48), np.uint8), photometric="minisblack")
     tifffile.imwrite("complex.tif", image.astype(np.complex64))
     np.save("empty.npy", np.zeros((0, 48), np.uint8))
     Path("damaged.tif").write_bytes(Path("image.tif").read_bytes()[:300])

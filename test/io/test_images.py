@@ -26,6 +26,7 @@ def _equal(path, key, lazy, expected):
     np.testing.assert_array_equal(np.asarray(image), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*are stored as RGB:DeprecationWarning")
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("data", [IMAGE, VOLUME, np.stack([IMAGE.astype(np.uint8)] * 3, -1)], ids=["2d", "3d", "rgb"])
 def test_tif(tmp_path, compression, data, lazy):
@@ -188,6 +189,7 @@ def test_an_empty_zarr_folder_is_named(tmp_path):
         load_image_data(tmp_path / "a.zarr")
 
 
+@pytest.mark.filterwarnings("ignore:.*are stored as RGB:DeprecationWarning")
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("data", [IMAGE, VOLUME], ids=["2d", "3d"])
 def test_a_truncated_tif_is_refused_instead_of_read_as_zeros(tmp_path, data, compression):
