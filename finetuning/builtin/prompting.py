@@ -118,9 +118,9 @@ class CropPrompter:
         return torch.stack([full[:, y : y + side, x : x + side] for y, x in starts])
 
     def encode_points(self, coords: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(n, k, 2) frame coordinates and (n, k) labels -> (n, k, 256)."""
+        """(n, k, 2) frame coordinates, measured from pixel edges, and (n, k) labels -> (n, k, 256)."""
         encoder = self.sam.prompt_encoder
-        encoded = encoder.pe_layer.forward_with_coords(coords + 0.0, encoder.input_image_size)
+        encoded = encoder.pe_layer.forward_with_coords(coords.clone(), encoder.input_image_size)
         encoded = encoded * (labels != PAD)[..., None]
         table = torch.cat(
             [encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]
