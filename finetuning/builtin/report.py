@@ -1,8 +1,8 @@
 """Score a model on the validation folders: automatic segmentation (mSA, SA50) and answers to prompts (mean IoU).
 
-    python finetuning/builtin/report.py --data DATA --output report.json [--model NAME] [--modes ais apg amg]
+    python finetuning/builtin/report.py --data DATA --output report.json [--model NAME] [--rows ais apg amg prompts]
 
-Volumes are scored slice by slice; ids that come apart in a slice are separate objects there.
+Rows are added to the report if it is there already, so that the slow ones can be run on fewer images. Volumes are scored slice by slice; ids that come apart in a slice are separate objects there.
 """
 
 from __future__ import annotations
@@ -73,21 +73,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default="vit_t_builtin")
     parser.add_argument("--folders", nargs="*", help="which data sets; default: all that have a val folder")
-    parser.add_argument("--modes", nargs="*", default=["ais", "apg", "amg"])
+    parser.add_argument("--rows", nargs="*", default=["ais", "apg", "amg", "prompts"])
     parser.add_argument("--limit", type=int, help="images (and slices of a volume) per folder")
-    parser.add_argument("--no-prompts", action="store_true")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folders = args.folders or sorted(p.parent.name for p in args.data.glob("*/val"))
-    report = {}
+    report = json.loads(args.output.read_text()) if args.output.exists() else {}
     for name in folders:
         images = list(validation_images(args.data / name, args.limit))
-        rows = {mode: score_automatic(args.model, mode, images) for mode in args.modes}
-        if not args.no_prompts:
-            rows["prompts"] = score_prompts(args.model, images)
-        report[name] = {"images": len(images), **rows}
-        logger.info("%s %s", name, json.dumps(report[name]))
-        args.output.write_text(json.dumps(report, indent=1))
+        for row in args.rows:
+            scores = score_prompts(args.model, images) if row == "prompts" else score_automatic(args.model, row, images)
+            report.setdefault(name, {})[row] = {"images": len(images), **scores}
+            logger.info("%s %s %s", name, row, json.dumps(report[name][row]))
+            args.output.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
