@@ -7,6 +7,7 @@ without skip connections, after Hatamizadeh et al., "UNETR", WACV 2022); its par
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -117,7 +118,7 @@ class _UNetPath(nn.Module):
 
     def __init__(self, widths: Sequence[int], transposed: bool) -> None:
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:]))
+        pairs = list(itertools.pairwise(widths))
         self.blocks = nn.ModuleList(_ConvBlock(inc, outc) for inc, outc in pairs)
         self.samplers = nn.ModuleList(_upsample(inc, outc, transposed) for inc, outc in pairs)
 
