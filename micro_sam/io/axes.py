@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 _CHANNELS = "CS"
-_SPATIAL = "ZYX"
 
 
 def public_order(shape: tuple[int, ...], axes: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -51,8 +50,3 @@ def public_shape(shape: tuple[int, ...], axes: str | None) -> tuple[int, ...]:
     """The shape that `to_public_order` gives."""
     _, order = public_order(shape, axes)
     return tuple(shape[i] for i in order)
-
-
-def is_spatial(axis: str) -> bool:
-    """Whether an axis letter is one of z, y and x."""
-    return axis.upper() in _SPATIAL
