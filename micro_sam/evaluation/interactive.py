@@ -60,7 +60,7 @@ def _run_batch(predictor, labels: np.ndarray, ids: np.ndarray, start: str, n_cor
     for _ in range(1 + n_corrections):
         masks, logits = _predict(predictor, points, point_labels, boxes, logits)
         ious.append((masks & targets).sum((1, 2)) / np.maximum((masks | targets).sum((1, 2)), 1))
-        clicks = np.array([most_interior_pixel(_largest(m ^ t)) for m, t in zip(masks, targets)])
+        clicks = np.array([_correction(m ^ t) for m, t in zip(masks, targets)])
         positive = targets[np.arange(len(ids)), clicks[:, 0], clicks[:, 1]]
         points = np.concatenate([points, clicks[:, None, ::-1].astype(np.float32)], axis=1)
         point_labels = np.concatenate([point_labels, positive[:, None].astype(np.int64)], axis=1)
@@ -88,18 +88,21 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return x[0], y[0], x[-1] + 1, y[-1] + 1
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected component, or the mask itself if it is empty."""
-    components, n = ndimage.label(mask)
-    return components == 1 + np.argmax(np.bincount(components.ravel())[1:]) if n else mask
+def _correction(error: np.ndarray) -> tuple[int, int]:
+    """(y, x) of the most interior pixel of the largest region that is wrong; (0, 0) if nothing is."""
+    if not error.any():
+        return 0, 0
+    x0, y0, x1, y1 = _box(error)
+    components, _ = ndimage.label(error[y0:y1, x0:x1])
+    y, x = most_interior_pixel(components == 1 + np.argmax(np.bincount(components.ravel())[1:]))
+    return y0 + y, x0 + x
 
 
 def most_interior_pixel(mask: np.ndarray) -> tuple[int, int]:
     """(y, x) of the pixel farthest from the outline; (0, 0) for an empty mask."""
     if not mask.any():
         return 0, 0
-    y0, x0 = (np.flatnonzero(mask.any(axis))[0] for axis in (1, 0))
-    x_lo, y_lo, x_hi, y_hi = _box(mask)
-    distance = ndimage.distance_transform_edt(np.pad(mask[y_lo:y_hi, x_lo:x_hi], 1))
+    x0, y0, x1, y1 = _box(mask)
+    distance = ndimage.distance_transform_edt(np.pad(mask[y0:y1, x0:x1], 1))
     y, x = np.unravel_index(np.argmax(distance), distance.shape)
     return int(y + y0 - 1), int(x + x0 - 1)
