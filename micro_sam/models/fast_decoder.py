@@ -88,7 +88,7 @@ class _NormedConv:
                 start = last * (out.shape[axis] - 2)
                 strips = [part.narrow(axis, start, 2).float() for part in parts]
                 strips = [((strip - m) * s).to(out.dtype) for strip, m, s in zip(strips, mean, scale)]
-                strip = conv(torch.cat(strips, -1), relu=True)
+                strip = conv(torch.cat(strips, -1), "relu")
                 out.narrow(axis, start + last, 1).copy_(strip.narrow(axis, last, 1))
 
 
@@ -105,7 +105,7 @@ class _Deconv:
         return cls(_Upsampler.of(upsampler, dtype), Conv.of(conv.block, dtype, fold_batch_norm(conv.block, norm)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(self.upsampler(x), relu=True)
+        return self.conv(self.upsampler(x), "relu")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _LightWeights:
         for i, stage in enumerate(self.stages):
             x = x if i == 0 else _double(x)
             for conv in stage:
-                x = conv(x, relu=True)
+                x = conv(x, "relu")
         return self.out_conv(x)
 
 
@@ -292,5 +292,5 @@ def _convolve_parts(parts: list[torch.Tensor], weights: list[torch.Tensor], bias
     out = None
     for i, (part, weight) in enumerate(zip(parts, weights)):
         conv = Conv(weight, bias.to(part.dtype) if i == 0 else None)
-        out = conv(part, relu=i == last, add_to=out)
+        out = conv(part, "relu" if i == last else None, add_to=out)
     return out

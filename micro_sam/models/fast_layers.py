@@ -21,8 +21,18 @@ class Linear:
         """From a linear layer's or a 1x1 convolution's weight, (out, in) or (out, in, 1, 1)."""
         return cls(weight.flatten(1).to(dtype), None if bias is None else bias.to(dtype))
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def __call__(self, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+        """Multiply; with ``gelu``, apply the exact GELU to the result."""
+        if x.device.type == "cpu" and _HAS_FUSED and self._fused_is_faster:
+            # F.linear copies the bias into the result before it multiplies
+            attribute, algorithm = ("gelu", "none") if gelu else ("none", "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, attribute, [], algorithm)
+        x = F.linear(x, self.weight, self.bias)
+        return gelu_(x) if gelu else x
+
+    @property
+    def _fused_is_faster(self) -> bool:
+        return self.weight.dtype == torch.bfloat16 or self.weight.shape[1] <= 256
 
 
 @dataclass(frozen=True)
@@ -43,32 +53,39 @@ class Conv:
         bias = None if bias is None else bias.to(dtype)
         return cls(weight, bias, conv.stride[0], conv.padding[0], conv.groups)
 
-    def __call__(self, x: torch.Tensor, relu: bool = False, add_to: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, activation: str | None = None, add_to: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Convolve (B, H, W, C).
 
         Args:
-            relu: Apply a ReLU to the result.
-            add_to: Add the convolution to this tensor in place, before the ReLU.
+            activation: "relu", "gelu" (the exact one) or None.
+            add_to: Add the convolution to this tensor in place, before the activation.
         """
         x = x.permute(0, 3, 1, 2)
-        if x.device.type == "cpu" and _HAS_FUSED and (relu or add_to is not None):
-            return self._fused(x, relu, add_to).permute(0, 2, 3, 1)
+        if x.device.type == "cpu" and _HAS_FUSED and (activation or add_to is not None):
+            return self._fused(x, activation, add_to).permute(0, 2, 3, 1)
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups).permute(0, 2, 3, 1)
         x = x if add_to is None else add_to.add_(x)
-        return x.relu_() if relu else x
+        return {None: lambda y: y, "relu": torch.relu_, "gelu": gelu_}[activation](x)
 
-    def _fused(self, x: torch.Tensor, relu: bool, add_to: torch.Tensor | None) -> torch.Tensor:
-        """Convolution, sum and ReLU in one pass over the memory, by oneDNN, on (B, C, H, W)."""
+    def _fused(self, x: torch.Tensor, activation: str | None, add_to: torch.Tensor | None) -> torch.Tensor:
+        """Convolution, sum and activation in one pass over the memory, by oneDNN, on (B, C, H, W)."""
         geometry = [self.padding] * 2, [self.stride] * 2, [1, 1], self.groups
+        algorithm = "none" if activation == "gelu" else ""
         if add_to is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, "relu", [], "")
-        unary = "relu" if relu else None
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *geometry, activation, [], algorithm
+            )
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            add_to.permute(0, 3, 1, 2), x, self.weight, self.bias, *geometry, "add", 1.0, unary, [], None
+            add_to.permute(0, 3, 1, 2), x, self.weight, self.bias, *geometry, "add", 1.0, activation, [], algorithm
         )
 
 
-_HAS_FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+_HAS_FUSED = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name)
+    for name in ("_linear_pointwise", "_convolution_pointwise", "_convolution_pointwise_")
+)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,14 +51,14 @@ class _Bottleneck:
         for top in range(0, height, rows if x.device.type == "cpu" else height):
             bottom = min(height, top + rows) if x.device.type == "cpu" else height
             first, last = max(0, top - 1), min(height, bottom + 1)
-            y = self.conv2(gelu_(self.conv1(x[:, first:last])))
-            y = self.conv3(gelu_(y[:, top - first : bottom - first]))
+            y = self.conv2(self.conv1(x[:, first:last], gelu=True), "gelu")
+            y = self.conv3(y[:, top - first : bottom - first])
             out[:, top:bottom] = gelu_(y.add_(x[:, top:bottom]))
         return out
 
     def merge(self, x: torch.Tensor) -> torch.Tensor:
         """`PatchMerging` on (B, H, W, C)."""
-        return self.conv3(gelu_(self.conv2(gelu_(self.conv1(x)))))
+        return self.conv3(self.conv2(self.conv1(x, gelu=True), "gelu"))
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class _Block:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.local_conv(x + self._attend(x))
-        hidden = gelu_(self.fc1(layer_norm(x, self.mlp_norm, x.dtype)))
-        return x + self.fc2(hidden)
+        x = self.local_conv(self._attend(x).add_(x))
+        hidden = self.fc1(layer_norm(x, self.mlp_norm, x.dtype), gelu=True)
+        return self.fc2(hidden).add_(x)
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
         x, layout = to_windows(x, self.window_size)
@@ -165,7 +165,7 @@ def _derive(encoder: FastTinyViT, dtype: torch.dtype) -> _Weights | None:
 
 def _encode(weights: _Weights, x: torch.Tensor) -> torch.Tensor:
     x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    x = weights.patch_embed[1](gelu_(weights.patch_embed[0](x)))
+    x = weights.patch_embed[1](weights.patch_embed[0](x, "gelu"))
     for stage in weights.stages:
         for block in stage.blocks:
             x = block.residual(x) if isinstance(block, _Bottleneck) else block(x)

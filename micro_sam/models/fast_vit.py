@@ -15,7 +15,7 @@ from torch import nn
 
 from micro_sam.models.derived_weights import DerivedWeights, has_hooks, needs_gradients, state_tensors, structure
 from micro_sam.models.fast_attention import relative_position_attention, relative_position_table
-from micro_sam.models.fast_layers import Linear, Neck, from_windows, gelu_, layer_norm, to_windows
+from micro_sam.models.fast_layers import Linear, Neck, from_windows, layer_norm, to_windows
 from micro_sam.models.precision import resolve_precision
 
 _STOCK = (
@@ -158,4 +158,4 @@ def _add_mlp(x: torch.Tensor, part: _BlockWeights, dtype: torch.dtype) -> None:
     tokens = x.view(-1, x.shape[-1])
     n_tokens = max(1, _MLP_BYTES // (part.lin1.weight.shape[0] * part.lin1.weight.element_size()))
     for chunk in tokens.split(n_tokens if x.device.type == "cpu" else len(tokens)):
-        chunk += part.lin2(gelu_(part.lin1(layer_norm(chunk, part.norm2, dtype))))
+        chunk += part.lin2(part.lin1(layer_norm(chunk, part.norm2, dtype), gelu=True))

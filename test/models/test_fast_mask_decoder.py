@@ -1,146 +1,124 @@
-"""The fast mask decoder computes what Segment Anything's does."""
-
 from __future__ import annotations
 
 import copy
+import pickle
 
-import numpy as np
 import pytest
 import torch
-from segment_anything import SamPredictor
+from fast_toys import randomise, relative_error
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from torch import nn
 
-from micro_sam.mask_decoding import Prompts, decode
-from micro_sam.models.fast_mask_decoder import fast_mask_decoder
+from micro_sam.models.accelerate import accelerate_mask_decoder
+from micro_sam.models.fast_mask_decoder import FastMaskDecoder
+
+CHANNELS, SIDE = 32, 8
 
 
-class Parts(nn.Module):
-    """A Sam without its encoder, with weights at random but all of them different from their initial values."""
-
-    mask_threshold, image_format = 0.0, "RGB"
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.image_encoder = nn.Identity()
-        self.image_encoder.img_size = 1024
-        self.prompt_encoder = PromptEncoder(
-            embed_dim=256, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
-        )
-        transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
-        self.mask_decoder = MaskDecoder(
-            num_multimask_outputs=3, transformer=transformer, transformer_dim=256, iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        )  # fmt: skip
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter += 0.03 * torch.randn_like(parameter)
-        self.eval()
-
-    @property
-    def device(self):
-        return torch.device("cpu")
+def toy_decoder(seed: int = 0) -> MaskDecoder:
+    transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=48, num_heads=4)
+    return randomise(MaskDecoder(transformer_dim=CHANNELS, transformer=transformer, iou_head_hidden_dim=16), seed)
 
 
 @pytest.fixture(scope="module")
-def predictor():
-    predictor = SamPredictor(Parts())
-    torch.manual_seed(1)
-    predictor.features = torch.randn(1, 256, 64, 64)
-    predictor.input_size, predictor.original_size, predictor.is_image_set = (1024, 700), (512, 350), True
-    return predictor
-
-
-def original(predictor, prompts: Prompts, multimask: bool):
-    """What the original computes; a forward hook keeps the fast form away."""
-    handle = predictor.model.mask_decoder.transformer.register_forward_hook(lambda *args: None)
-    try:
-        assert fast_mask_decoder(predictor.model.mask_decoder) is None
-        return decode(predictor, prompts, multimask)
-    finally:
-        handle.remove()
-
-
-def some_prompts(kind: str, n: int = 3) -> Prompts:
-    rng = np.random.default_rng(0)
-    points = rng.uniform(0, 340, (n, 2, 2))
-    boxes = np.sort(rng.uniform(0, 340, (n, 2, 2)), axis=1).reshape(n, 4)
-    labels = np.tile([1, 0], (n, 1))
-    return {
-        "point": Prompts(points[:, :1], labels[:, :1]),
-        "points": Prompts(points, labels),
-        "box": Prompts(boxes=boxes),
-        "box and points": Prompts(points, labels, boxes),
-    }[kind]
-
-
-@pytest.mark.parametrize("kind", ["point", "points", "box", "box and points"])
-@pytest.mark.parametrize("multimask", [True, False])
-def test_equals_the_original_in_float32(predictor, kind, multimask):
-    prompts = some_prompts(kind)
+def prompts():
+    """Arguments of a mask decoder, by the kind of prompt."""
+    encoder = randomise(PromptEncoder(CHANNELS, (SIDE, SIDE), (128, 128), mask_in_chans=4), 3)
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(1, CHANNELS, SIDE, SIDE, generator=generator)
+    points = 128 * torch.rand(5, 2, 2, generator=generator), torch.tensor([[1, 0]]).expand(5, 2)
+    boxes = 128 * torch.rand(5, 4, generator=generator)
+    masks = torch.randn(5, 1, 4 * SIDE, 4 * SIDE, generator=generator)
+    kinds = {
+        "points": (points, None, None),
+        "boxes": (None, boxes, None),
+        "points, boxes and masks": (points, boxes, masks),
+        "one mask": (None, None, masks[:1]),
+    }
     with torch.no_grad():
-        assert fast_mask_decoder(predictor.model.mask_decoder) is not None
-    logits, ious = decode(predictor, prompts, multimask)
-    expected_logits, expected_ious = original(predictor, prompts, multimask)
-    assert logits.dtype == ious.dtype == torch.float32
-    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4 * expected_logits.abs().max().item())
-    torch.testing.assert_close(ious, expected_ious, rtol=1e-4, atol=1e-5)
+        return {
+            kind: (features, encoder.get_dense_pe(), *encoder(*arguments)) for kind, arguments in kinds.items()
+        }
 
 
-def test_bfloat16_is_close_and_returns_float32(predictor):
-    prompts = some_prompts("point", n=4)
-    expected_logits, expected_ious = decode(predictor, prompts, True)
-    predictor.precision = "bfloat16"
-    try:
-        logits, ious = decode(predictor, prompts, True)
-    finally:
-        del predictor.precision
-    assert logits.dtype == torch.float32
-    assert not torch.equal(logits, expected_logits)
-    assert ((logits - expected_logits).norm() / expected_logits.norm()).item() < 0.03
-    torch.testing.assert_close(ious, expected_ious, rtol=0.03, atol=0.03)
+@pytest.mark.parametrize("multimask_output", [True, False])
+@pytest.mark.parametrize("kind", ["points", "boxes", "points, boxes and masks", "one mask"])
+@torch.no_grad()
+def test_float32_results_equal_the_plain_decoder(prompts, kind, multimask_output):
+    decoder = toy_decoder()
+    expected = decoder(*prompts[kind], multimask_output)
+    result = FastMaskDecoder(decoder, "float32")(*prompts[kind], multimask_output)
+    for value, reference in zip(result, expected):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_equals_single_prompts(predictor):
-    prompts = some_prompts("points")
-    together, _ = decode(predictor, prompts, True)
-    for k in range(3):
-        alone, _ = decode(predictor, prompts[k : k + 1], True)
-        torch.testing.assert_close(alone[0], together[k], rtol=1e-4, atol=1e-3)
+@torch.no_grad()
+def test_bfloat16_results_are_close(prompts):
+    decoder = toy_decoder()
+    expected, _ = decoder(*prompts["points"], True)
+    result, _ = FastMaskDecoder(decoder, "bfloat16")(*prompts["points"], True)
+    assert result.dtype == torch.float32
+    assert 0 < relative_error(result, expected) < 0.05
 
 
-def test_follows_changed_weights_and_changed_images(predictor):
-    predictor = copy.copy(predictor)
-    predictor.model = copy.deepcopy(predictor.model)
-    prompts = some_prompts("point", n=1)
-    before, _ = decode(predictor, prompts, False)
-    with torch.no_grad():
-        predictor.model.mask_decoder.output_upscaling[3].weight *= 2
-    changed, _ = decode(predictor, prompts, False)
-    torch.testing.assert_close(changed, original(predictor, prompts, False)[0], rtol=1e-4, atol=1e-3)
-    assert not torch.allclose(before, changed)
-    predictor.features = torch.randn(1, 256, 64, 64)
-    other, _ = decode(predictor, prompts, False)
-    torch.testing.assert_close(other, original(predictor, prompts, False)[0], rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("kind", ["points", "points, boxes and masks"])
+@torch.no_grad()
+def test_the_size_of_groups_does_not_matter(prompts, kind, monkeypatch):
+    from micro_sam.models import fast_mask_decoder
+
+    decoder = FastMaskDecoder(toy_decoder(), "float32")
+    expected, _ = decoder(*prompts[kind], True)
+    monkeypatch.setattr(fast_mask_decoder, "_CHUNK_BYTES", 2 * 4 * SIDE * SIDE * CHANNELS)
+    torch.testing.assert_close(decoder(*prompts[kind], True)[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mask_prompts_take_the_original(predictor):
-    masks = torch.randn(2, 1, 256, 256)
-    logits, _ = decode(predictor, Prompts(masks=masks), False)
-    expected, _ = original(predictor, Prompts(masks=masks), False)
-    torch.testing.assert_close(logits, expected)
+@torch.no_grad()
+def test_no_prompts_give_no_masks(prompts):
+    features, position, sparse, dense = prompts["points"]
+    masks, scores = FastMaskDecoder(toy_decoder(), "float32")(features, position, sparse[:0], dense[:0], True)
+    assert masks.shape == (0, 3, 4 * SIDE, 4 * SIDE) and scores.shape == (0, 3)
 
 
-def test_stays_away_when_gradients_are_wanted_or_layers_are_others(predictor):
-    decoder = copy.deepcopy(predictor.model.mask_decoder)
-    assert fast_mask_decoder(decoder) is None  # gradients are on
+@torch.no_grad()
+def test_weights_loaded_later_are_used(prompts):
+    decoder, other = FastMaskDecoder(toy_decoder(0), "float32"), toy_decoder(1)
+    decoder(*prompts["points"], True)
+    decoder.load_state_dict(other.state_dict())
+    expected, _ = other(*prompts["points"], True)
+    torch.testing.assert_close(decoder(*prompts["points"], True)[0], expected, rtol=1e-4, atol=1e-4)
 
-    class Adapter(nn.Linear):
-        pass
 
-    with torch.no_grad():
-        assert fast_mask_decoder(decoder) is not None
-        decoder.transformer.layers[0].cross_attn_image_to_token.q_proj = Adapter(256, 128)
-        assert fast_mask_decoder(decoder) is None
-    assert fast_mask_decoder(nn.Identity()) is None
+def test_state_dict_names_do_not_change():
+    decoder = toy_decoder()
+    assert list(FastMaskDecoder(decoder).state_dict()) == list(decoder.state_dict())
+
+
+def test_gradients_equal_the_plain_decoder(prompts):
+    reference, decoder = toy_decoder().train(), FastMaskDecoder(toy_decoder().train(), "bfloat16")
+    for model in (reference, decoder):
+        masks, scores = model(*prompts["boxes"], True)
+        (masks.square().mean() + scores.sum()).backward()
+    for parameter, expected in zip(decoder.parameters(), reference.parameters()):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+
+
+@torch.no_grad()
+def test_copies_and_pickles_are_independent(prompts):
+    decoder = FastMaskDecoder(toy_decoder(), "float32")
+    expected, _ = decoder(*prompts["points"], True)
+    for twin in (copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))):
+        torch.testing.assert_close(twin(*prompts["points"], True)[0], expected)
+        twin.output_upscaling[0].weight.mul_(2.0)
+        assert relative_error(twin(*prompts["points"], True)[0], expected) > 1e-3
+    torch.testing.assert_close(decoder(*prompts["points"], True)[0], expected)
+
+
+def test_accelerating_twice_changes_the_precision_only(prompts):
+    from types import SimpleNamespace
+
+    sam = SimpleNamespace(mask_decoder=toy_decoder())
+    accelerate_mask_decoder(sam)
+    decoder = sam.mask_decoder
+    assert isinstance(decoder, FastMaskDecoder) and decoder.precision == "float32"
+    assert accelerate_mask_decoder(sam, "bfloat16").mask_decoder is decoder
+    assert decoder.precision == "bfloat16"
