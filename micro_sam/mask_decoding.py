@@ -16,8 +16,6 @@ from segment_anything import SamPredictor
 from torch.nn import functional as F
 
 from micro_sam.errors import PromptError
-from micro_sam.models.fast_mask_decoder import FastMaskDecoder, ImageTokens, fast_mask_decoder
-from micro_sam.models.precision import resolve_precision
 
 LOW_RES = 256
 
@@ -83,9 +81,6 @@ def decode(predictor: SamPredictor, prompts: Prompts, multimask: bool) -> tuple[
     if prompts.masks is not None:
         masks = torch.as_tensor(prompts.masks, dtype=torch.float32, device=device)
     sparse, dense = model.prompt_encoder(points=points, boxes=boxes, masks=masks)
-    fast = None if masks is not None else _fast_decoder(predictor)
-    if fast is not None:
-        return fast(_image_tokens(predictor, fast, dense), sparse, multimask)
     logits, ious = model.mask_decoder(
         image_embeddings=predictor.features,
         image_pe=model.prompt_encoder.get_dense_pe(),
@@ -94,20 +89,6 @@ def decode(predictor: SamPredictor, prompts: Prompts, multimask: bool) -> tuple[
         multimask_output=multimask,
     )
     return logits.float(), ious.float()
-
-
-def _fast_decoder(predictor: SamPredictor) -> FastMaskDecoder | None:
-    dtype = resolve_precision(getattr(predictor, "precision", "float32"), predictor.device)
-    return fast_mask_decoder(predictor.model.mask_decoder, dtype)
-
-
-def _image_tokens(predictor: SamPredictor, fast: FastMaskDecoder, dense: torch.Tensor) -> ImageTokens:
-    """What all prompts on the predictor's image share; kept in the predictor as long as its image stays."""
-    kept = predictor.__dict__.get("_image_tokens")
-    if kept is None or kept[0] is not predictor.features or kept[1] is not fast:
-        tokens = fast.prepare(predictor.features, predictor.model.prompt_encoder.get_dense_pe(), dense[:1])
-        kept = predictor.__dict__["_image_tokens"] = (predictor.features, fast, tokens)
-    return kept[2]
 
 
 def decode_batches(
