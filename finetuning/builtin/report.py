@@ -25,6 +25,9 @@ from micro_sam.util import get_sam_model, precompute_image_embeddings, set_preco
 
 logger = logging.getLogger("report")
 
+MAX_OBJECTS = 40
+"""Of an image with more objects, a part is prompted."""
+
 
 def validation_images(folder: Path, limit: int | None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, image and labels of every image, or of up to ten evenly spread slices of a volume."""
@@ -52,13 +55,13 @@ def score_automatic(model: str, mode: str, images: list, **settings) -> dict[str
 
 
 def score_prompts(model: str, images: list, n_corrections: int = 3) -> dict[str, float]:
-    """Mean IoU over all objects, for a box and for a point, first answer and after corrections."""
+    """Mean IoU over the prompted objects, for a box and for a point, first answer and after corrections."""
     predictor = get_sam_model(model)
     ious: dict[str, list[np.ndarray]] = {"box": [], "point": []}
     for _, image, labels in images:
         set_precomputed(predictor, precompute_image_embeddings(predictor, image, ndim=2, verbose=False))
         for start, rows in ious.items():
-            rows.append(interactive_ious(predictor, labels, start, n_corrections))
+            rows.append(interactive_ious(predictor, labels, start, n_corrections, max_objects=MAX_OBJECTS))
     means = {start: np.concatenate(rows).mean(0) for start, rows in ious.items()}
     return {
         f"{start}{'' if k == 0 else f'+{k}'}": float(mean[k])

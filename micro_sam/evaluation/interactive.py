@@ -16,6 +16,7 @@ def interactive_ious(
     n_corrections: int = 3,
     batch_size: int = 32,
     min_size: int = 10,
+    max_objects: int | None = None,
 ) -> np.ndarray:
     """IoU of every annotated object after the first prompt and after each correction.
 
@@ -30,6 +31,7 @@ def interactive_ious(
         n_corrections: Number of corrections.
         batch_size: Objects decoded at once.
         min_size: Objects with fewer pixels are left out.
+        max_objects: With more objects than this, every k-th of them is taken.
 
     Returns:
         (n_objects, 1 + n_corrections) float.
@@ -43,6 +45,8 @@ def interactive_ious(
         raise ParameterError(f"Labels of shape {labels.shape} do not fit an image of {predictor.original_size}.")
     ids, counts = np.unique(labels, return_counts=True)
     ids = ids[(ids > 0) & (counts >= min_size)]
+    if max_objects is not None:
+        ids = ids[:: max(1, -(-len(ids) // max_objects))]
     batches = [_run_batch(predictor, labels, ids[i : i + batch_size], start, n_corrections)
                for i in range(0, len(ids), batch_size)]
     return np.concatenate(batches) if batches else np.zeros((0, 1 + n_corrections))

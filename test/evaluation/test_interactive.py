@@ -65,6 +65,11 @@ def test_tiny_objects_are_left_out_and_no_objects_give_no_rows():
     assert interactive_ious(predictor, labels, min_size=10).shape == (0, 4)
 
 
+def test_many_objects_can_be_thinned_out():
+    labels = np.repeat(np.repeat(np.arange(1, 17, dtype=np.uint32).reshape(4, 4), 5, 0), 5, 1)
+    assert len(interactive_ious(DiscPredictor((20, 20), 3), labels, n_corrections=0, max_objects=5)) == 4
+
+
 def test_wrong_calls_are_refused():
     predictor = DiscPredictor((20, 20), 3)
     with pytest.raises(ParameterError, match="'box' or 'point'"):
