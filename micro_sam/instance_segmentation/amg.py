@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Candidates' logits above this many bytes are thinned out, so that memory stays bounded for large tiled images.
-LOGIT_BUDGET = 1 << 30
+#: Bytes for the logits of all candidates, shared out evenly among crops or tiles, so that memory stays bounded.
+LOGIT_BUDGET = 2 << 30
 
 
 class AMGBase(Segmenter):
@@ -72,13 +72,19 @@ class AMGBase(Segmenter):
         """Forget the candidates."""
         self._state = self._shape = None
 
-    def _limit_memory(self, crops: Sequence[Candidates]) -> None:
-        """Thin out the newest crop if all together exceed the budget."""
-        total = sum(crop.nbytes for crop in crops)
-        if total > LOGIT_BUDGET:
-            before = len(crops[-1])
-            crops[-1].thin()
-            logger.info("Kept %d of %d candidate masks to bound memory.", len(crops[-1]), before)
+    @staticmethod
+    def _limit_memory(crop: Candidates, n_crops: int) -> None:
+        """Make a crop's candidates fit into its share of the budget: without duplicates, then without the worst."""
+        share, before = LOGIT_BUDGET // n_crops, len(crop)
+        if crop.nbytes > share:
+            crop.thin()
+        if crop.nbytes > share:
+            duplicates = before - len(crop)
+            crop.keep_best(share)
+            logger.warning(
+                "Kept only the best %d of %d candidate masks (%d were duplicates) to bound memory.",
+                *(len(crop), before, duplicates),
+            )
 
 
 class AutomaticMaskGenerator(AMGBase):
@@ -154,7 +160,7 @@ class AutomaticMaskGenerator(AMGBase):
             for n_points in self._decode_grid(candidates, self._grids[layer]):
                 done += n_points
                 yield Progress(done, total, "Predict masks for point grid")
-            self._limit_memory(state)
+            self._limit_memory(candidates, len(crops))
         self._state, self._shape = state, shape
 
     def _set_crop(self, image: np.ndarray, box: Sequence[int]) -> None:

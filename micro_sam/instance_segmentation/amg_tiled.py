@@ -119,7 +119,7 @@ class TiledAutomaticMaskGenerator(AutomaticMaskGenerator):
             for _ in self._decode_grid(candidates, self._own_points(tile, tiling, set(ids))):
                 pass
             state.append(candidates)
-            self._limit_memory(state)
+            self._limit_memory(candidates, len(ids))
         yield Progress(len(ids), len(ids), "Predict masks for point grids of tiles")
         self._state, self._shape = state, tiling.shape
 

@@ -15,7 +15,7 @@ import torch
 
 from micro_sam.instance_segmentation.instances import Instance, make_instance
 from micro_sam.instance_segmentation.nms import box_nms
-from micro_sam.mask_decoding import Upscaler
+from micro_sam.mask_decoding import LOW_RES, Upscaler
 
 _STABILITY_SLACK = 2.0
 
@@ -42,6 +42,9 @@ class Candidates:
         self.stabilities = np.zeros(0, dtype=np.float32)
         self.exact_stabilities = np.zeros(0, dtype=np.float32)
         self.boxes = np.zeros((0, 4), dtype=np.int64)
+        self.low_boxes = np.zeros((0, 4), dtype=np.float64)
+        self._pixel = np.array(upscaler.original_size[::-1]) / np.array(upscaler.input_size[::-1])
+        self._pixel = self._pixel * upscaler.image_size / LOW_RES
         self.logits: list[np.ndarray] = []
 
     def __len__(self) -> int:
@@ -78,8 +81,7 @@ class Candidates:
             windows=windows[keep],
             areas=areas[keep],
             stabilities=(cores[keep] / areas[keep]).astype(np.float32),
-            exact_stabilities=np.full(len(keep), np.nan, dtype=np.float32),
-            boxes=np.zeros((len(keep), 4), dtype=np.int64),
+            **_unmeasured(len(keep)),
         )
 
     def _append(self, **arrays: np.ndarray) -> None:
@@ -88,7 +90,7 @@ class Candidates:
 
     def keep(self, which: np.ndarray) -> None:
         """Forget all candidates except these."""
-        for name in ("ious", "points", "windows", "areas", "stabilities", "exact_stabilities", "boxes"):
+        for name in ("ious", "points", "windows", "areas", "stabilities", *_unmeasured(0)):
             setattr(self, name, getattr(self, name)[which])
         self.logits = [self.logits[k] for k in which]
 
@@ -120,6 +122,8 @@ class Candidates:
     ) -> np.ndarray:
         """The candidates that pass the thresholds and are no duplicates of better ones, best first.
 
+        This is Segment Anything's filtering and suppression, in an order in which most duplicates need no upscaling.
+
         Args:
             pred_iou_thresh: The predicted IoU is above this; 0 switches it off.
             stability_score_thresh: The stability is at least this; 0 switches it off.
@@ -134,24 +138,47 @@ class Candidates:
         if stability_score_thresh > 0:
             slack = _STABILITY_SLACK / np.sqrt(self.areas)
             possible &= self.stabilities >= stability_score_thresh - slack
-        indices = np.flatnonzero(possible)
-        for k in indices[np.isnan(self.exact_stabilities[indices])]:
-            self._measure(k)
-        indices = indices[self.boxes[indices, 0] >= 0]
-        if stability_score_thresh > 0:
-            indices = indices[self.exact_stabilities[indices] >= stability_score_thresh]
-        if drop_near is not None:
-            indices = indices[~self._near_crop_edge(self.boxes[indices], drop_near, edge_distance)]
-        if box_nms_thresh is None:
-            return indices[np.argsort(-self.ious[indices], kind="stable")]
-        return indices[box_nms(self.boxes[indices], self.ious[indices], box_nms_thresh)]
+        kept: list[int] = []
+        order = np.flatnonzero(possible)
+        for k in order[np.argsort(-self.ious[order], kind="stable")]:
+            near = None if box_nms_thresh is None else self.boxes[kept]
+            if near is not None and self._is_surely_duplicate(k, near, box_nms_thresh):
+                continue
+            if np.isnan(self.exact_stabilities[k]):
+                self._measure(k)
+            if self.boxes[k, 0] < 0 or self.exact_stabilities[k] < stability_score_thresh:
+                continue
+            if drop_near is not None and self._is_near_crop_edge(self.boxes[k], drop_near, edge_distance):
+                continue
+            if near is None or not (_ious(self.boxes[k], self.boxes[k], near) > box_nms_thresh).any():
+                kept.append(int(k))
+        return np.array(kept, dtype=np.int64)
 
-    def _near_crop_edge(self, boxes: np.ndarray, image_box: Sequence[int], distance: float) -> np.ndarray:
+    def _is_surely_duplicate(self, k: int, boxes: np.ndarray, threshold: float) -> bool:
+        """Whether a box overlaps one of others more than the threshold, however its mask looks at full resolution."""
+        if len(boxes) == 0:
+            return False
+        inner, outer = self._bounds(k)
+        return bool((_ious(inner, outer, boxes) > threshold).any())
+
+    def _bounds(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes that surely lie inside and around that of candidate k: one low resolution pixel less and more."""
+        if np.isnan(self.low_boxes[k, 0]):
+            y0, _, x0, _ = self.windows[k]
+            mask = self.logits[k] > self.threshold
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            found = (x0 + columns[0], y0 + rows[0], x0 + columns[-1], y0 + rows[-1]) if len(rows) else (0, 0, -9, -9)
+            self.low_boxes[k] = (np.array(found) + 0.5) * np.tile(self._pixel, 2) - 0.5
+        shrink = np.concatenate([self._pixel, -self._pixel])
+        limits = np.tile(np.array(self.upscaler.original_size[::-1]) - 1, 2)
+        return self.low_boxes[k] + shrink, np.clip(self.low_boxes[k] - shrink, 0, limits)
+
+    def _is_near_crop_edge(self, box: np.ndarray, image_box: Sequence[int], distance: float) -> bool:
         x0, y0 = self.crop_box[:2]
-        boxes = boxes + [x0, y0, x0, y0]
-        near_crop = np.abs(boxes - np.array(self.crop_box)) <= distance
-        near_image = np.abs(boxes - np.array(image_box)) <= distance
-        return (near_crop & ~near_image).any(axis=1)
+        box = box + [x0, y0, x0, y0]
+        near_crop = np.abs(box - np.array(self.crop_box)) <= distance
+        near_image = np.abs(box - np.array(image_box)) <= distance
+        return bool((near_crop & ~near_image).any())
 
     def instance(self, k: int) -> Instance | None:
         """Candidate k as an instance in the whole image; None if nothing of it is above the mask threshold."""
@@ -181,6 +208,15 @@ class Candidates:
             close = both > box_iou * (sizes + sizes[k] - both)
             dominated |= close & (self.ious < self.ious[k]) & (self.stabilities <= self.stabilities[k])
         self.keep(np.flatnonzero(~dominated))
+
+    def keep_best(self, n_bytes: int) -> None:
+        """Forget the candidates with the lowest predicted IoUs, until the logits of the others take no more bytes."""
+        chosen, used = [], 0
+        for k in np.argsort(-self.ious, kind="stable"):
+            if used + self.logits[k].nbytes <= n_bytes:
+                chosen.append(int(k))
+                used += self.logits[k].nbytes
+        self.keep(np.sort(np.array(chosen, dtype=np.int64)))
 
     def state(self) -> dict[str, Any]:
         """Plain arrays, for `from_state`."""
@@ -215,7 +251,24 @@ class Candidates:
             windows=windows,
             areas=np.asarray(state["areas"], dtype=np.int32),
             stabilities=np.asarray(state["stabilities"], dtype=np.float32),
-            exact_stabilities=np.full(len(windows), np.nan, dtype=np.float32),
-            boxes=np.zeros((len(windows), 4), dtype=np.int64),
+            **_unmeasured(len(windows)),
         )
         return made
+
+
+def _unmeasured(n: int) -> dict[str, np.ndarray]:
+    """What is only found out about n candidates when it is needed."""
+    return {
+        "exact_stabilities": np.full(n, np.nan, dtype=np.float32),
+        "boxes": np.zeros((n, 4), dtype=np.int64),
+        "low_boxes": np.full((n, 4), np.nan),
+    }
+
+
+def _ious(inner: np.ndarray, outer: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Lower bounds of the IoU of boxes with a box that lies between two; areas as in torchvision."""
+    low, high = np.maximum(inner[:2], boxes[:, :2]), np.minimum(inner[2:], boxes[:, 2:])
+    both = np.clip(high - low, 0, None).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    union = np.prod(outer[2:] - outer[:2]) + areas - both
+    return both / np.maximum(union, 1e-9)

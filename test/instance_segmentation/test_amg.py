@@ -145,16 +145,22 @@ def test_state_of_something_else_is_refused():
         AutomaticMaskGenerator(toy_predictor()).set_state({"foreground": np.zeros((2, 2))})
 
 
-def test_memory_budget_thins_out_duplicates_only(labels, monkeypatch):
+def test_memory_budget_takes_duplicates_first_and_then_the_worst(labels, monkeypatch, caplog):
     embeddings = embeddings_of(labels)
-    generator = AutomaticMaskGenerator(toy_predictor(), points_per_side=16)
+    generator = AutomaticMaskGenerator(toy_predictor(), points_per_side=12)
     generator.initialize(None, embeddings)
-    full = generator.generate(**LENIENT)
-    monkeypatch.setattr(amg_module, "LOGIT_BUDGET", 0)
-    thin = AutomaticMaskGenerator(toy_predictor(), points_per_side=16)
-    thin.initialize(None, embeddings)
-    assert len(thin._state[0]) < 0.9 * len(generator._state[0])
-    assert mean_segmentation_accuracy(thin.generate(**LENIENT), full) == 1
+    full, candidates = generator.generate(**LENIENT), generator._state[0]
+    monkeypatch.setattr(amg_module, "LOGIT_BUDGET", candidates.nbytes - 1)
+    generator.initialize(None, embeddings)
+    thin = generator._state[0]
+    assert len(thin) < 0.9 * len(candidates)
+    assert "best" not in caplog.text
+    assert mean_segmentation_accuracy(generator.generate(**LENIENT), full) == 1
+    monkeypatch.setattr(amg_module, "LOGIT_BUDGET", thin.nbytes // 2)
+    generator.initialize(None, embeddings)
+    assert generator._state[0].nbytes <= thin.nbytes // 2
+    assert generator._state[0].ious.max() == candidates.ious.max()
+    assert "Kept only the best" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (64, 3)])
