@@ -77,13 +77,9 @@ class ToyMaskDecoder(nn.Module):
         super().__init__()
         self.n_decoded = 0
 
-    def forward(
-        self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output
-    ):
+    def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
         labels = unpack(image_embeddings)
-        masks, ious = zip(
-            *(self._one(labels, s, d) for s, d in zip(sparse_prompt_embeddings, dense_prompt_embeddings))
-        )
+        masks, ious = zip(*(self._one(labels, s, d) for s, d in zip(sparse_prompt_embeddings, dense_prompt_embeddings)))
         self.n_decoded += len(masks)
         masks, ious = torch.stack(masks), torch.stack(ious)
         which = slice(1, None) if multimask_output else slice(0, 1)

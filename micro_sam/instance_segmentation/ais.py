@@ -54,7 +54,9 @@ class _DecoderSegmenter(Segmenter):
         """
         missing = [name for name in MAP_NAMES if name not in state]
         if missing:
-            raise ParameterError(f"The state lacks {', '.join(missing)}; it has {', '.join(sorted(state)) or 'nothing'}.")
+            raise ParameterError(
+                f"The state lacks {', '.join(missing)}; it has {', '.join(sorted(state)) or 'nothing'}."
+            )
         maps = Maps(*(state[name] for name in MAP_NAMES))
         shapes = {name: tuple(np.shape(state[name])) for name in MAP_NAMES}
         if len(set(shapes.values())) > 1 or len(maps.shape) != 2:

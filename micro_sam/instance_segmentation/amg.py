@@ -244,9 +244,7 @@ class AutomaticMaskGenerator(AMGBase):
         return [crop.instance(k) for crop, k in chosen]
 
 
-def clean_all(
-    instances: Sequence[Instance], min_area: int, shape: Sequence[int], nms_thresh: float
-) -> list[Instance]:
+def clean_all(instances: Sequence[Instance], min_area: int, shape: Sequence[int], nms_thresh: float) -> list[Instance]:
     """Clean all masks; of those that become duplicates, the ones that needed no cleaning are kept."""
     cleaned = [clean_regions(instance, min_area, shape) for instance in instances]
     unchanged = np.array([a is b for a, b in zip(instances, cleaned)], dtype=float)

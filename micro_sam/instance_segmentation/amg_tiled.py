@@ -147,7 +147,12 @@ class TiledAutomaticMaskGenerator(AutomaticMaskGenerator):
 
 def _is_cut(instance: Instance, outer: tuple[slice, slice], shape: Sequence[int]) -> bool:
     for part, limits, size in zip(instance.window, outer, shape):
-        if limits.start > 0 and part.start < limits.start + _EDGE or limits.stop < size and part.stop > limits.stop - _EDGE:
+        if (
+            limits.start > 0
+            and part.start < limits.start + _EDGE
+            or limits.stop < size
+            and part.stop > limits.stop - _EDGE
+        ):
             return True
     return False
 
@@ -195,9 +200,7 @@ def _agreements(found: list[_Found]) -> Generator[tuple[int, int, float], None, 
             second = found[b]
             if first.tile == second.tile or not (first.is_cut or second.is_cut):
                 continue
-            shared = tuple(
-                slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(first.outer, second.outer)
-            )
+            shared = tuple(slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(first.outer, second.outer))
             parts = cut(first.instance, shared), cut(second.instance, shared)
             if parts[0] is None or parts[1] is None:
                 continue

@@ -199,7 +199,9 @@ def prompts_from(maps: Maps, settings: APGSettings, prompt_function: PromptFunct
         foreground_threshold=settings.foreground_threshold,
     )
     if set(made) - {"points", "point_labels", "boxes"} or not {"points", "boxes"} & set(made):
-        raise ParameterError(f"prompt_function must return 'points' with 'point_labels', or 'boxes'; got {sorted(made)}.")
+        raise ParameterError(
+            f"prompt_function must return 'points' with 'point_labels', or 'boxes'; got {sorted(made)}."
+        )
     points, labels, boxes = (made.get(key) for key in ("points", "point_labels", "boxes"))
     if points is not None and labels is None:
         labels = np.ones(np.shape(points)[:2])

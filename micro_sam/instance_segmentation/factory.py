@@ -26,7 +26,9 @@ def get_segmentation_mode(mode: str | None, has_decoder: bool) -> Mode:
     if mode not in MODES:
         raise ParameterError(f"The segmentation mode is one of auto, {', '.join(MODES)}, got {mode!r}.")
     if mode != "amg" and not has_decoder:
-        raise ParameterError(f"Mode {mode!r} needs a model with a decoder, this one has none: use 'amg' or another model.")
+        raise ParameterError(
+            f"Mode {mode!r} needs a model with a decoder, this one has none: use 'amg' or another model."
+        )
     return mode
 
 

@@ -24,7 +24,9 @@ _REGISTRY_NAMES = {
 }
 
 
-def _setting(default: Any, label: str, bounds: tuple[float | None, float | None] | None, help: str, stage: str = GENERATE):
+def _setting(
+    default: Any, label: str, bounds: tuple[float | None, float | None] | None, help: str, stage: str = GENERATE
+):
     """A field; ``bounds`` are inclusive, None leaves a side open; ``stage`` says whether initializing depends on it."""
     return field(default=default, metadata={"label": label, "range": bounds, "help": help, "stage": stage})
 
@@ -152,10 +154,14 @@ def settings_for(mode: str, defaults: Mapping[str, Any] | None = None, **values:
     names = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - names)
     if unknown:
-        raise ParameterError(f"{', '.join(unknown)} is no parameter of mode {mode!r}; it has {', '.join(sorted(names))}.")
+        raise ParameterError(
+            f"{', '.join(unknown)} is no parameter of mode {mode!r}; it has {', '.join(sorted(names))}."
+        )
     merged = {}
     for name, value in (defaults or {}).items():
-        name = "min_mask_region_area" if mode == "amg" and name == "min_object_size" else _REGISTRY_NAMES.get(name, name)
+        name = (
+            "min_mask_region_area" if mode == "amg" and name == "min_object_size" else _REGISTRY_NAMES.get(name, name)
+        )
         if name in names:
             merged[name] = value
     merged.update({name: value for name, value in values.items() if value is not None})

@@ -65,7 +65,9 @@ def test_records_equal_those_of_segment_anything(shape, thresholds, extra):
     image = image_of(draw_ellipses(shape, 12, (min(shape) // 30, min(shape) // 8)))
     common = {"pred_iou_thresh": thresholds[0], "stability_score_thresh": thresholds[1]}
     theirs = SamAutomaticMaskGenerator(predictor.model, points_per_side=7, **common, **extra).generate(image)
-    for_init = {name: value for name, value in extra.items() if name in ("crop_n_layers", "crop_n_points_downscale_factor")}
+    for_init = {
+        name: value for name, value in extra.items() if name in ("crop_n_layers", "crop_n_points_downscale_factor")
+    }
     generator = AutomaticMaskGenerator(predictor, points_per_side=7, **for_init)
     generator.initialize(image, embeddings_from_segment_anything(predictor, image))
     for_generate = {name: value for name, value in extra.items() if name not in for_init}

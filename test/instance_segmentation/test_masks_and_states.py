@@ -47,9 +47,7 @@ def test_larger_masks_keep_their_pixels_and_others_get_the_rest():
     labels = mask_data_to_segmentation([record(np.s_[0:10, 0:10]), record(np.s_[5:30, 5:30])])
     assert labels.dtype == np.uint32
     assert labels[7, 7] == labels[20, 20] != labels[2, 2] > 0
-    on_top = mask_data_to_segmentation(
-        [record(np.s_[0:10, 0:10]), record(np.s_[5:30, 5:30])], merge_exclusively=False
-    )
+    on_top = mask_data_to_segmentation([record(np.s_[0:10, 0:10]), record(np.s_[5:30, 5:30])], merge_exclusively=False)
     assert on_top[7, 7] == on_top[2, 2] != on_top[20, 20]
 
 
@@ -244,9 +242,9 @@ def test_seed_points_are_the_deepest_pixels():
 
 
 def test_settings_say_what_is_wrong():
-    assert settings_for("ais", {"center_distance_thresh": 0.4, "min_size": 100, "projection_mode": "box"}) == AISSettings(
-        center_distance_threshold=0.4, min_size=100
-    )
+    assert settings_for(
+        "ais", {"center_distance_thresh": 0.4, "min_size": 100, "projection_mode": "box"}
+    ) == AISSettings(center_distance_threshold=0.4, min_size=100)
     assert settings_for("amg", {"min_object_size": 100}, pred_iou_thresh=0.7).min_mask_region_area == 100
     with pytest.raises(ParameterError, match="one of amg, ais, apg"):
         settings_for("sam")
@@ -315,7 +313,11 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_nested_states_hold_plain_values_and_no_pickle(tmp_path):
-    state = {"shape": np.array([4, 5]), "n_points": 9, "crop-0": {"logits": np.arange(5000, dtype=np.float16), "t": 0.5}}
+    state = {
+        "shape": np.array([4, 5]),
+        "n_points": 9,
+        "crop-0": {"logits": np.arange(5000, dtype=np.float16), "t": 0.5},
+    }
     save_state(tmp_path, state, "amg")
     loaded = load_state(tmp_path, "amg")
     assert loaded["n_points"] == 9
