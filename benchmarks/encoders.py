@@ -1,9 +1,9 @@
-"""Speed of the image encoders and the instance decoder, beside the networks they take the place of.
+"""Speed of the image encoders, the instance decoder and the mask decoder, beside the networks they take the place of.
 
     python benchmarks/encoders.py [--data FOLDER] [--images 3] [--rounds 3] [--profile]
 
-The baselines are segment-anything's ``ImageEncoderViT``, the plain ``TinyViT`` and torch-em's ``UNETR`` decoder, all in
-float32 as the existing packages run them. Baseline and contestants take turns on the same 1024 x 1024 image; the fastest
+The baselines are segment-anything's ``ImageEncoderViT`` and ``MaskDecoder`` (on 16 points), the plain ``TinyViT`` and
+torch-em's ``UNETR`` decoder, all in float32 as the existing packages run them. Baseline and contestants take turns on the same 1024 x 1024 image; the fastest
 turn counts. The ceiling is the speed of matrix products in the contestant's number format, measured in the same run.
 
 Agreement: masks from the same prompts (points in objects, and their boxes) on the embeddings of both networks; for the
@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from micro_sam.embeddings.preprocessing import to_image
 from micro_sam.io import load_image_data
-from micro_sam.models.accelerate import accelerate_decoder, accelerate_sam
+from micro_sam.models.accelerate import accelerate_decoder, accelerate_mask_decoder, accelerate_sam
 from micro_sam.models.build_sam import build_sam
 from micro_sam.models.decoder import UNETRDecoder
 from micro_sam.models.predictor import get_sam_model
@@ -157,11 +157,16 @@ def mask_agreement(sam: Sam, sample: Sample, trained: bool, expected: torch.Tens
     """IoU of the masks from two embeddings."""
     reference, logits = predict_masks(sam, expected, sample), predict_masks(sam, features, sample)
     threshold = torch.zeros(len(logits), 1, 1) if trained else reference.flatten(1).median(1).values[:, None, None]
-    first, second = reference > threshold, logits > threshold
-    union = (first | second).sum((1, 2))
-    iou = torch.where(union > 0, (first & second).sum((1, 2)) / union.clamp(min=1), 1.0)
+    masks = compare_masks(reference > threshold, logits > threshold)
     error = (features - expected).norm() / expected.norm()
-    return f"IoU of {len(iou)} masks: mean {iou.mean():.4f}, least {iou.min():.3f}; features differ by {error:.1e}"
+    return f"IoU {masks}; features differ by {error:.1e}"
+
+
+def compare_masks(first: torch.Tensor, second: torch.Tensor) -> str:
+    """Mean and least IoU of masks (..., H, W); two empty masks agree."""
+    union = (first | second).sum((-2, -1))
+    iou = torch.where(union > 0, (first & second).sum((-2, -1)) / union.clamp(min=1), 1.0)
+    return f"of {iou.numel()} masks: mean {iou.mean():.4f}, least {iou.min():.3f}"
 
 
 def map_agreement(_: int, expected: torch.Tensor, maps: torch.Tensor) -> str:
@@ -177,6 +182,20 @@ def encoder_case(name: str, sam: Sam, samples: list[Sample], trained: bool) -> C
     fast = {p: accelerate_sam(copy.deepcopy(sam), p).image_encoder for p in ("float32", "bfloat16")}
     inputs = [prepare(sam, sample.image) for sample in samples]
     return Case(name, sam.image_encoder, fast, inputs, lambda i, a, b: mask_agreement(sam, samples[i], trained, a, b))
+
+
+def prompt_case(sam: Sam, samples: list[Sample]) -> Case:
+    """The mask decoder on 16 points: segment-anything's and ours."""
+    points = _grid_prompts()[0][:16]
+    sparse, dense = sam.prompt_encoder(points=(points, torch.ones(len(points), 1)), boxes=None, masks=None)
+    position = sam.prompt_encoder.get_dense_pe()
+
+    def wrap(decoder: nn.Module) -> Network:
+        return lambda features: decoder(features, position, sparse, dense, True)[0]
+
+    fast = {p: wrap(accelerate_mask_decoder(copy.deepcopy(sam), p).mask_decoder) for p in ("float32", "bfloat16")}
+    inputs = [sam.image_encoder(prepare(sam, sample.image)) for sample in samples]
+    return Case("masks", wrap(sam.mask_decoder), fast, inputs, lambda _, a, b: f"IoU {compare_masks(a > 0, b > 0)}")
 
 
 class _Encoder(nn.Module):
@@ -206,21 +225,20 @@ def measure(case: Case, rounds: int, limits: dict[str, float], with_profile: boo
     """Take turns, print a row for each form, and a profile where the target is missed."""
     x = case.inputs[0]
     with FlopCounterMode(display=False) as counter:
-        case.baseline(x)
+        expected = case.baseline(x)
     gflop = counter.get_total_flops() / 1e9
     forms = {"baseline": case.baseline, **case.fast}
+    results = {name: network(x) for name, network in case.fast.items()}
     turns = {name: [] for name in forms}
     for _ in range(rounds):
         for name, network in forms.items():
-            network(x)
             turns[name].append(timed(lambda network=network: network(x)))
-    expected = case.baseline(x)
     seconds = {name: min(wall for wall, _ in runs) for name, runs in turns.items()}
     processor = {name: min(cpu for _, cpu in runs) for name, runs in turns.items()}
     for name, network in forms.items():
         limit = limits.get(name, limits["float32"])
         speedup, target = seconds["baseline"] / seconds[name], TARGETS.get((case.name, name))
-        agreement = "" if name == "baseline" else case.agreement(0, expected, network(x))
+        agreement = "" if name == "baseline" else case.agreement(0, expected, results[name])
         print(
             f"{case.name:6} {name:9} {seconds[name]:8.2f} {processor[name]:8.2f} {gflop:8.0f} {limit:9.0f} "
             f"{gflop / seconds[name] / limit:8.0%} {speedup:7.1f}x {f'{target}x' if target else '':>7}  {agreement}",
@@ -252,7 +270,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="Folder searched for tif images; skimage's images by default.")
     parser.add_argument("--images", type=int, default=3, help="On how many images results are compared.")
     parser.add_argument("--rounds", type=int, default=3, help="How often each network has its turn.")
-    parser.add_argument("--networks", nargs="+", default=["vit_t", "vit_b", "UNETR"], help="Which to measure.")
+    parser.add_argument("--networks", nargs="+", default=["vit_t", "vit_b", "UNETR", "masks"], help="Which to measure.")
     parser.add_argument("--profile", action="store_true", help="Print the slowest operations of every row.")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -262,11 +280,13 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("matrix products:", ", ".join(f"{name} {speed:.0f} GFLOP/s" for name, speed in limits.items()))
     print(f"{'':16} {'seconds':>8} {'cpu s':>8} {'GFLOP':>8} {'ceiling':>9} {'of it':>8} {'speedup':>8} {'target':>7}")
-    tiny = get_sam_model("vit_t_builtin", device="cpu", accelerate=False).model
+    tiny = get_sam_model("vit_t_builtin", device="cpu", accelerate=False).model.requires_grad_(False)
     for name in arguments.networks:
         if name == "UNETR":
             encoder = accelerate_sam(copy.deepcopy(tiny), "float32").image_encoder
             case = decoder_case([encoder(prepare(tiny, sample.image)) for sample in samples])
+        elif name == "masks":
+            case = prompt_case(tiny, samples)
         elif name == "vit_t":
             case = encoder_case(name, tiny, samples, trained=True)
         else:
