@@ -180,14 +180,17 @@ class FastMaskDecoder(MaskDecoder):
             Float32 logits (B, 3 or 1, 4H, 4W) and predicted IoUs (B, 3 or 1).
         """
         inputs = image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
+        masks = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        if len(sparse_prompt_embeddings) == 0:  # segment-anything cannot reshape nothing
+            side = [4 * n for n in image_embeddings.shape[-2:]]
+            return image_embeddings.new_zeros(0, len(masks), *side), image_embeddings.new_zeros(0, len(masks))
         weights = None
         if not (self.training or len(image_embeddings) != 1 or needs_gradients(self, *inputs) or has_hooks(self)):
             dtype = resolve_precision(self.precision, image_embeddings.device)
             key = dtype, structure(self)
             weights = self._derived.get(state_tensors(self), key, lambda: _derive(self, dtype))
-        if weights is None or len(sparse_prompt_embeddings) == 0:
+        if weights is None:
             return super().forward(*inputs, multimask_output)
-        masks = range(1, self.num_mask_tokens) if multimask_output else range(1)
         return _decode(self, weights, *inputs, masks)
 
 
