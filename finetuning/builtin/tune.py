@@ -18,11 +18,10 @@ from micro_sam.automatic_segmentation import get_predictor_and_segmenter
 from micro_sam.evaluation.evaluation import segmentation_scores
 
 GRID = {
-    "center_distance_threshold": (0.4, 0.5, 0.6, 0.7),
-    "boundary_distance_threshold": (0.4, 0.5, 0.6, 0.7),
-    "foreground_threshold": (0.4, 0.5, 0.6),
-    "distance_smoothing": (1.0, 1.6),
-    "foreground_smoothing": (0.0, 1.0),
+    "center_distance_threshold": (0.5, 0.6, 0.7),
+    "boundary_distance_threshold": (0.5, 0.6, 0.7),
+    "foreground_threshold": (0.5, 0.6, 0.7, 0.75),
+    "distance_smoothing": (0.6, 1.0, 1.6),
 }
 
 
