@@ -199,6 +199,13 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.step_index, self.seconds = state["step_index"], state["seconds"]
 
+    def start_from(self, path: Path) -> None:
+        """Begin with exported weights instead of random ones; the optimizers start anew."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for name, key in (("sam", "model_state"), ("decoder", "decoder_state")):
+            self.modules[name].load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state[key].items()})
+            self.average[name] = {k: v.clone() for k, v in self.modules[name].state_dict().items()}
+
 
 def run(trainer: Trainer, sources: list[data.Source], work: Path, workers: int) -> None:
     """Train until the time is used up; a step counts at most three times the median, so pauses are not charged."""
@@ -248,6 +255,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
     parser.add_argument("--crop", type=int, default=Settings.crop)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--start-from", type=Path, help="exported weights to begin with, such as the shipped ones")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.work.mkdir(parents=True, exist_ok=True)
@@ -260,6 +268,8 @@ def main() -> None:
     if latest.exists():
         trainer.load(latest)
         logger.info("resumed at step %d, %.1f minutes", trainer.step_index, trainer.seconds / 60)
+    elif args.start_from is not None:
+        trainer.start_from(args.start_from)
     run(trainer, data.load(cache), args.work, args.workers)
 
 

@@ -148,3 +148,7 @@ def test_exported_weights_open_as_a_model_with_decoder(recipe, tmp_path):
     predictor = get_sam_model("vit_t", checkpoint_path=tmp_path / "model.pt", device="cpu")
     assert predictor.model_type == "vit_t"
     assert set(predictor.decoder_state) == set(trainer.decoder.state_dict())
+    again = _trainer(recipe, seed=1)
+    again.start_from(tmp_path / "model.pt")
+    for mine, other in zip(again.sam.parameters(), trainer.sam.parameters()):
+        torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-2)
