@@ -135,48 +135,15 @@ def _centre_channels(x: torch.Tensor, n_channels: int) -> torch.Tensor:
     return x[:, start : start + n_channels]
 
 
-class UNETRDecoder(nn.Module):
-    """The decoder of the published microscopy models.
+class _MapDecoder(nn.Module):
+    """What the decoders share: the activation, and maps that cover the image instead of the padded square."""
 
-    Args:
-        widths: Channels at 1/8, 1/4, 1/2 and full resolution of the padded image.
-        conv_transpose: Upsample by transposed convolutions instead of bilinear interpolation.
-        out_channels: Number of output maps.
-        image_size: Side of the padded square image in pixels.
-        final_activation: "Sigmoid" or None.
-    """
-
-    def __init__(
-        self,
-        widths: Sequence[int] = UNETR_WIDTHS,
-        conv_transpose: bool = False,
-        out_channels: int = 3,
-        image_size: int = 1024,
-        final_activation: str | None = "Sigmoid",
-    ) -> None:
+    def __init__(self, image_size: int, final_activation: str | None) -> None:
         super().__init__()
         if final_activation not in ("Sigmoid", None):
             raise ValueError(f"final_activation is 'Sigmoid' or None, got {final_activation!r}.")
         self.image_size = image_size
         self.final_activation = nn.Sigmoid() if final_activation else None
-        inputs = (EMBED_DIM, *widths[:-1])
-        for i, (inc, outc) in enumerate(zip(inputs, widths), start=1):
-            self.add_module(f"deconv{i}", _Deconv(inc, outc, conv_transpose))
-        self.base = _ConvBlock(EMBED_DIM, widths[0])
-        self.decoder = _UNetPath(widths, conv_transpose)
-        self.deconv_out = _upsample(widths[-1], widths[-1], conv_transpose)
-        self.decoder_head = _ConvBlock(2 * widths[-1], widths[-1])
-        self.out_conv = nn.Conv2d(widths[-1], out_channels, 1)
-
-    def maps(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, 256, 64, 64) embeddings -> (B, 3, 1024, 1024) maps of the padded image, before the activation."""
-        z9 = self.deconv1(features)
-        z6 = self.deconv2(z9)
-        z3 = self.deconv3(z6)
-        z0 = self.deconv4(z3)
-        x = self.decoder(self.base(features), (z9, z6, z3))
-        x = self.decoder_head(torch.cat([self.deconv_out(x), z0], dim=1))
-        return self.out_conv(x)
 
     def forward(
         self, features: torch.Tensor, input_shape: Sequence[int], original_shape: Sequence[int]
@@ -197,6 +164,46 @@ class UNETRDecoder(nn.Module):
         return resize_to_original(maps, input_shape, original_shape, self.image_size)
 
 
+class UNETRDecoder(_MapDecoder):
+    """The decoder of the published microscopy models.
+
+    Args:
+        widths: Channels at 1/8, 1/4, 1/2 and full resolution of the padded image.
+        conv_transpose: Upsample by transposed convolutions instead of bilinear interpolation.
+        out_channels: Number of output maps.
+        image_size: Side of the padded square image in pixels.
+        final_activation: "Sigmoid" or None.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = UNETR_WIDTHS,
+        conv_transpose: bool = False,
+        out_channels: int = 3,
+        image_size: int = 1024,
+        final_activation: str | None = "Sigmoid",
+    ) -> None:
+        super().__init__(image_size, final_activation)
+        inputs = (EMBED_DIM, *widths[:-1])
+        for i, (inc, outc) in enumerate(zip(inputs, widths), start=1):
+            self.add_module(f"deconv{i}", _Deconv(inc, outc, conv_transpose))
+        self.base = _ConvBlock(EMBED_DIM, widths[0])
+        self.decoder = _UNetPath(widths, conv_transpose)
+        self.deconv_out = _upsample(widths[-1], widths[-1], conv_transpose)
+        self.decoder_head = _ConvBlock(2 * widths[-1], widths[-1])
+        self.out_conv = nn.Conv2d(widths[-1], out_channels, 1)
+
+    def maps(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, 256, 64, 64) embeddings -> (B, 3, 1024, 1024) maps of the padded image, before the activation."""
+        z9 = self.deconv1(features)
+        z6 = self.deconv2(z9)
+        z3 = self.deconv3(z6)
+        z0 = self.deconv4(z3)
+        x = self.decoder(self.base(features), (z9, z6, z3))
+        x = self.decoder_head(torch.cat([self.deconv_out(x), z0], dim=1))
+        return self.out_conv(x)
+
+
 class _LightBlock(nn.Sequential):
     """Twice: 3x3 convolution, batch norm, ReLU."""
 
@@ -207,7 +214,7 @@ class _LightBlock(nn.Sequential):
         super().__init__(*layers)
 
 
-class LightDecoder(nn.Module):
+class LightDecoder(_MapDecoder):
     """A narrow decoder: 36 GFLOP an image where `UNETRDecoder` takes 822.
 
     A block of two convolutions at 1/16, 1/8, 1/4 and 1/2 of the padded image, bilinear upsampling between them. Batch
@@ -227,11 +234,7 @@ class LightDecoder(nn.Module):
         image_size: int = 1024,
         final_activation: str | None = "Sigmoid",
     ) -> None:
-        super().__init__()
-        if final_activation not in ("Sigmoid", None):
-            raise ValueError(f"final_activation is 'Sigmoid' or None, got {final_activation!r}.")
-        self.image_size = image_size
-        self.final_activation = nn.Sigmoid() if final_activation else None
+        super().__init__(image_size, final_activation)
         self.stages = nn.ModuleList(_LightBlock(inc, outc) for inc, outc in zip((EMBED_DIM, *widths[:-1]), widths))
         self.out_conv = nn.Conv2d(widths[-1], out_channels, 1)
 
@@ -241,12 +244,3 @@ class LightDecoder(nn.Module):
         for stage in self.stages[1:]:
             x = stage(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
         return self.out_conv(x)
-
-    def forward(
-        self, features: torch.Tensor, input_shape: Sequence[int], original_shape: Sequence[int]
-    ) -> torch.Tensor:
-        """Predict foreground, centre distance and boundary distance; see `UNETRDecoder.forward`."""
-        maps = self.maps(features)
-        if self.final_activation is not None:
-            maps = self.final_activation(maps)
-        return resize_to_original(maps, input_shape, original_shape, self.image_size)
