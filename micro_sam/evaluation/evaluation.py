@@ -87,6 +87,8 @@ def run_evaluation(
     import pandas as pd
     from tqdm import tqdm
 
+    from ..io import replacing
+
     if len(gt_paths) != len(prediction_paths) or len(gt_paths) == 0:
         raise ParameterError(
             f"Expected as many predictions as ground truths, got {len(prediction_paths)} and {len(gt_paths)}."
@@ -95,10 +97,9 @@ def run_evaluation(
     scores = pd.DataFrame([segmentation_scores(_load(p), _load(gt), thresholds) for gt, p in pairs])
     result = scores.mean().to_frame().T
     if save_path is not None:
-        part = Path(f"{os.fspath(save_path)}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        result.to_csv(part, index=False)
-        os.replace(part, save_path)
+        Path(save_path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(save_path) as temporary:
+            result.to_csv(temporary, index=False)
     return result
 
 
