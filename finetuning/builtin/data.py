@@ -27,13 +27,13 @@ PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 
 # folder -> (share of the samples, {axis of the volume: step between the slices that are used})
 DOMAINS: dict[str, tuple[float, dict[int, int]]] = {
-    "dsb2018": (0.50, {}),
-    "c2c12_phase": (0.05, {}),
+    "dsb2018": (0.48, {}),
+    "c2c12_phase": (0.06, {}),
     "laptrack_nuclei": (0.04, {}),
     "plantseg_ovule_nuclei3d": (0.05, {0: 3}),
-    "wsu_chloroplast_em_3d": (0.07, {0: 1}),
-    "fib25_neurons": (0.09, {0: 4, 1: 10, 2: 10}),
-    "synthetic": (0.20, {}),
+    "wsu_chloroplast_em_3d": (0.08, {0: 1}),
+    "fib25_neurons": (0.12, {0: 4, 1: 10, 2: 10}),
+    "synthetic": (0.17, {}),
 }
 
 
