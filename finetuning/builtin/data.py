@@ -180,7 +180,9 @@ class CropSampler(torch.utils.data.IterableDataset):
     def sample(self, source: Source, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """One random crop of one image."""
         height, width = source.labels.shape
-        scale = FRAME / max(height, width) * float(np.exp(np.clip(rng.normal(-0.2, 0.35), -0.9, 0.7)))
+        scale = FRAME / max(height, width)
+        if self.crop < FRAME:  # a full frame is seen as it is in use
+            scale *= float(np.exp(np.clip(rng.normal(-0.2, 0.35), -0.9, 0.7)))
         side = max(16, round(self.crop / scale))
         target = self._object_position(source.labels, rng)
         y, x = (self._start(n, side, p, rng) for n, p in zip((height, width), target))

@@ -254,6 +254,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="training time, all runs together")
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
     parser.add_argument("--crop", type=int, default=Settings.crop)
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates; lower to go on training")
+    parser.add_argument("--decay-share", type=float, default=Settings.decay_share, help="when the rates begin to fall")
+    parser.add_argument("--objects-per-crop", type=int, default=Settings.objects_per_crop)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--start-from", type=Path, help="exported weights to begin with, such as the shipped ones")
     args = parser.parse_args()
@@ -263,7 +266,16 @@ def main() -> None:
     if not cache.exists():
         data.prepare(args.data, cache)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(Settings(minutes=args.minutes, batch_size=args.batch_size, crop=args.crop), device)
+    settings = Settings(
+        minutes=args.minutes,
+        batch_size=args.batch_size,
+        crop=args.crop,
+        objects_per_crop=args.objects_per_crop,
+        lr_matrices=args.rate * Settings.lr_matrices,
+        lr_others=args.rate * Settings.lr_others,
+        decay_share=args.decay_share,
+    )
+    trainer = Trainer(settings, device)
     latest = args.work / "latest.pt"
     if latest.exists():
         trainer.load(latest)

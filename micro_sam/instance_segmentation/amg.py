@@ -223,8 +223,12 @@ class AutomaticMaskGenerator(AMGBase):
             instances = clean_all(instances, min_mask_region_area, self._shape, max(box_nms_thresh, crop_nms_thresh))
         if output_mode != "instance_segmentation":
             return [instance.record(self._shape, output_mode) for instance in instances]
-        return instances_to_labels(
-            instances, self._shape, min_object_size=min_mask_region_area, with_background=with_background
+        return instances_to_labels(  # a mask around a group of objects must not swallow them: small ones lie on top
+            instances,
+            self._shape,
+            min_object_size=min_mask_region_area,
+            with_background=with_background,
+            merge_exclusively=False,
         )
 
     def _select(
