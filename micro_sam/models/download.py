@@ -32,9 +32,7 @@ class ModelStore(pooch.Pooch):
     expected hash is used without network. What is downloaded gets its name only once it is complete and checked.
     """
 
-    def fetch(
-        self, fname: str, processor: Any = None, downloader: Any = None, progressbar: Any = False
-    ) -> str:
+    def fetch(self, fname: str, processor: Any = None, downloader: Any = None, progressbar: Any = False) -> str:
         """The path of a model file, downloaded first if it is not in the cache.
 
         Args:
@@ -99,7 +97,7 @@ class ModelStore(pooch.Pooch):
     def _download(self, fname: str, path: Path, downloader: Any, progressbar: Any) -> None:
         url, expected = self.get_url(fname), self.registry[fname]
         logger.info("Downloading the model %s from %s to %s", fname, url, path)
-        with _partial_file(path) as partial:
+        with partial_file(path, "models") as partial:
             try:
                 self._transfer(url, partial, downloader, progressbar)
             except Exception as error:  # requests, urllib3, ftplib and OSError have no common base
@@ -154,8 +152,13 @@ def file_hash(path: str | os.PathLike, like: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def _partial_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, gone afterwards; leftovers of killed downloads are removed on the way."""
+def partial_file(path: Path, content: str) -> Iterator[Path]:
+    """A name beside `path` to write to, gone afterwards; leftovers of killed downloads are removed on the way.
+
+    Args:
+        path: The file's name once it is complete.
+        content: What its folder is for, for the error.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(".*.part"):
@@ -166,7 +169,7 @@ def _partial_file(path: Path) -> Iterator[Path]:
         partial.touch()
     except OSError as error:
         raise DownloadError(
-            f"The folder {path.parent} for models cannot be written to ({error.strerror}): free or permit it, or set "
+            f"The folder {path.parent} for {content} cannot be written to ({error.strerror}): free or permit it, or set "
             "MICROSAM_CACHEDIR to another folder."
         ) from error
     try:

@@ -1,8 +1,14 @@
-"""Sample data: synthetic images, which need no network."""
+"""Sample data: published images, fetched on first use, and synthetic ones, which need no network."""
 
 from importlib import import_module
 
-_EXPORTS = {"synthetic_data": "synthetic", "KINDS": "synthetic"}
+_PUBLISHED = ("image_series", "wholeslide", "livecell", "hela_2d", "3d", "tracking")
+_EXPORTS = (
+    {"synthetic_data": "synthetic", "KINDS": "synthetic", "published_samples": "published", "fetch_sample": "published"}
+    | {f"fetch_{name}_example_data": "published" for name in (*_PUBLISHED, "nucleus_3d", "wholeslide_histopathology")}
+    | {f"sample_data_{name}": "published" for name in (*_PUBLISHED, "segmentation")}
+    | {"fetch_tracking_segmentation_data": "published"}
+)
 __all__ = list(_EXPORTS)
 
 

@@ -63,7 +63,9 @@ def _smooth_field(shape: Sequence[int], rng: Rng, scale: float) -> np.ndarray:
     """A random field in [-1, 1] that varies over about ``scale`` pixels."""
     coarse = [max(2, int(np.ceil(s / scale)) + 2) for s in shape]
     field = rng.uniform(-1, 1, coarse).astype(np.float32)
-    field = ndimage.zoom(field, [(s + scale) / c for s, c in zip(shape, coarse)], order=1, grid_mode=True, mode="nearest")
+    field = ndimage.zoom(
+        field, [(s + scale) / c for s, c in zip(shape, coarse)], order=1, grid_mode=True, mode="nearest"
+    )
     field = field[tuple(slice(0, s) for s in shape)]
     pad = [(0, s - f) for s, f in zip(shape, field.shape)]
     return np.pad(field, pad, mode="edge")

@@ -40,8 +40,10 @@ def test_volumes_hold_objects_that_go_on_through_slices():
     assert max(extents) > 5
 
 
-@pytest.mark.parametrize("shape, kind, told", [((5,), "nuclei", "two or three axes"), ((9, 9), "stars", "one of"),
-                                               ((4, 9, 9), "rods", "volumes")])
+@pytest.mark.parametrize(
+    "shape, kind, told",
+    [((5,), "nuclei", "two or three axes"), ((9, 9), "stars", "one of"), ((4, 9, 9), "rods", "volumes")],
+)
 def test_what_cannot_be_made_is_said(shape, kind, told):
     with pytest.raises(ParameterError, match=told):
         synthetic_data(shape, kind=kind)
