@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from micro_sam.lazy import lazy_names
 
 if TYPE_CHECKING:
     from micro_sam.models.predictor import SamPredictor  # noqa: F401
@@ -17,39 +18,27 @@ _DEFAULT_MODEL = "vit_b_lm"
 #: TinyViT models are always available: their encoder is part of micro_sam.
 VIT_T_SUPPORT = True
 
-_ORIGINS = {
-    "SamPredictor": "micro_sam.models.predictor",
-    "ImageEmbeddings": "micro_sam.embeddings",
-    "get_cache_directory": "micro_sam.models.cache",
-    "microsam_cachedir": "micro_sam.models.cache",
-    "models": "micro_sam.models.download",
-    "get_device": "micro_sam.models.device",
-    "get_sam_model": "micro_sam.models.predictor",
-    "get_model_names": "micro_sam.models.spec",
-    "export_custom_sam_model": "micro_sam.models.export",
-    "handle_pbar": "micro_sam.progress",
-    "precompute_image_embeddings": "micro_sam.embeddings",
-    "set_precomputed": "micro_sam.embeddings",
-    "load_image_data": "micro_sam.io",
-    "micro_sam_info": "micro_sam.cli.info",
-    "compute_iou": "micro_sam.instance_segmentation",
-    "get_centers_and_bounding_boxes": "micro_sam.instance_segmentation",
-    "segmentation_to_one_hot": "micro_sam.instance_segmentation",
-    "get_block_shape": "micro_sam.instance_segmentation",
-    "mask_data_to_segmentation": "micro_sam.instance_segmentation",
-    "apply_nms": "micro_sam.instance_segmentation",
-}
-
-__all__ = ["VIT_T_SUPPORT", *_ORIGINS]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ORIGINS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_ORIGINS[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_ORIGINS})
+__getattr__, __dir__, _names = lazy_names(
+    __name__,
+    {
+        "micro_sam.models.predictor": ("SamPredictor", "get_sam_model"),
+        "micro_sam.models.cache": ("get_cache_directory", "microsam_cachedir"),
+        "micro_sam.models.download": ("models",),
+        "micro_sam.models.device": ("get_device",),
+        "micro_sam.models.spec": ("get_model_names",),
+        "micro_sam.models.export": ("export_custom_sam_model",),
+        "micro_sam.progress": ("handle_pbar",),
+        "micro_sam.embeddings": ("ImageEmbeddings", "precompute_image_embeddings", "set_precomputed"),
+        "micro_sam.io": ("load_image_data",),
+        "micro_sam.cli.info": ("micro_sam_info",),
+        "micro_sam.instance_segmentation": (
+            "compute_iou",
+            "get_centers_and_bounding_boxes",
+            "segmentation_to_one_hot",
+            "get_block_shape",
+            "mask_data_to_segmentation",
+            "apply_nms",
+        ),
+    },
+)
+__all__ = ["VIT_T_SUPPORT", *_names]  # noqa: PLE0604

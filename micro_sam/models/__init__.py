@@ -3,30 +3,19 @@
 Names are imported on first use, so that importing this package costs nothing.
 """
 
-from __future__ import annotations
+from micro_sam.lazy import lazy_names
 
-import importlib
-from typing import Any
-
-_HOMES = {
-    "build_sam": ("build_sam_vit_b", "build_sam_vit_h", "build_sam_vit_l", "build_sam_vit_t"),
-    "cache": ("get_cache_directory", "is_cached", "microsam_cachedir"),
-    "checkpoint": ("Checkpoint", "read_checkpoint", "read_decoder"),
-    "decoder_adapter": ("DecoderAdapter", "get_decoder", "get_predictor_and_decoder", "get_unetr"),
-    "device": ("explain_device", "get_device"),
-    "download": ("models",),
-    "export": ("export_custom_sam_model",),
-    "predictor": ("SamPredictor", "get_sam_model"),
-    "spec": ("BUILTIN_MODEL", "DEFAULT_MODEL", "ModelSpec", "get_model_names", "get_spec", "model_names"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_HOME_OF]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".build_sam": ("build_sam_vit_b", "build_sam_vit_h", "build_sam_vit_l", "build_sam_vit_t"),
+        ".cache": ("get_cache_directory", "is_cached", "microsam_cachedir"),
+        ".checkpoint": ("Checkpoint", "read_checkpoint", "read_decoder"),
+        ".decoder_adapter": ("DecoderAdapter", "get_decoder", "get_predictor_and_decoder", "get_unetr"),
+        ".device": ("explain_device", "get_device"),
+        ".download": ("models",),
+        ".export": ("export_custom_sam_model",),
+        ".predictor": ("SamPredictor", "get_sam_model"),
+        ".spec": ("BUILTIN_MODEL", "DEFAULT_MODEL", "ModelSpec", "get_model_names", "get_spec", "model_names"),
+    },
+)

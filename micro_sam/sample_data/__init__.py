@@ -1,18 +1,31 @@
 """Sample data: published images, fetched on first use, and synthetic ones, which need no network."""
 
-from importlib import import_module
+from micro_sam.lazy import lazy_names
 
-_PUBLISHED = ("image_series", "wholeslide", "livecell", "hela_2d", "3d", "tracking")
-_EXPORTS = (
-    {"synthetic_data": "synthetic", "KINDS": "synthetic", "published_samples": "published", "fetch_sample": "published"}
-    | {f"fetch_{name}_example_data": "published" for name in (*_PUBLISHED, "nucleus_3d", "wholeslide_histopathology")}
-    | {f"sample_data_{name}": "published" for name in (*_PUBLISHED, "segmentation")}
-    | {"fetch_tracking_segmentation_data": "published"}
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".synthetic": ("synthetic_data", "KINDS"),
+        ".published": (
+            "published_samples",
+            "fetch_sample",
+            "fetch_image_series_example_data",
+            "fetch_wholeslide_example_data",
+            "fetch_livecell_example_data",
+            "fetch_hela_2d_example_data",
+            "fetch_3d_example_data",
+            "fetch_tracking_example_data",
+            "fetch_nucleus_3d_example_data",
+            "fetch_wholeslide_histopathology_example_data",
+            "sample_data_image_series",
+            "sample_data_wholeslide",
+            "sample_data_livecell",
+            "sample_data_hela_2d",
+            "sample_data_3d",
+            "sample_data_tracking",
+            "sample_data_segmentation",
+            "fetch_tracking_segmentation_data",
+        ),
+        ".timeseries": ("synthetic_timeseries", "Timeseries"),
+    },
 )
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
