@@ -26,6 +26,6 @@ __getattr__, __dir__, __all__ = lazy_names(
             "sample_data_segmentation",
             "fetch_tracking_segmentation_data",
         ),
-        ".timeseries": ("synthetic_timeseries", "Timeseries"),
+        ".timeseries": ("synthetic_timeseries", "Timeseries", "TimeseriesSettings"),
     },
 )
