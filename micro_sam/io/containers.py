@@ -11,7 +11,8 @@ import numpy as np
 
 from micro_sam.errors import InputError, MissingInputError
 from micro_sam.io.images import ImageFile
-from micro_sam.io.resolution import Resolution, resolution_of_ome_zarr
+from micro_sam.io.ome_zarr import first_series, levels_of
+from micro_sam.io.resolution import Resolution
 
 _MOST_NAMES = 8
 
@@ -49,22 +50,57 @@ def _hdf5_datasets(file: Any) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 
 def open_zarr(path: Path, key: str | None) -> ImageFile:
-    """Open an array of a zarr store; without a key the root, the full resolution of an OME-Zarr, or the only one."""
+    """Open an array of a zarr store.
+
+    Without a key this is the root, the full resolution of an OME-Zarr, or the only array there is. A key names an array
+    (also a lower level of an OME-Zarr, ``1``) or a group that holds one image (``labels/cells``).
+    """
     import zarr
 
     root = zarr.open(str(path), mode="r")
     if isinstance(root, zarr.Array):
         if key is not None:
             raise InputError(f"'{path}' is a single array, but the key '{key}' was given; leave the key out.")
-        return _image_of_array(path, None, root, _axes_of_array(root), None)
-    group = root[key] if key is not None and key in root and isinstance(root[key], zarr.Group) else root
-    level = _full_resolution(group)
-    if level is not None and (key is None or group is not root):
-        name, axes, resolution = level
-        return _image_of_array(path, "/".join(filter(None, [key, name])), group[name], axes, resolution)
-    arrays = {name: array for name, array in _zarr_arrays(root)}
-    key = _choose(path, key, arrays)
+        return _image_of_array(path, None, root, *_facts_of_array(_parent_of(path), root, path.name))
+    node, name = (first_series(root), "") if key is None else (_member(root, key), key.strip("/"))
+    if isinstance(node, zarr.Array):
+        parent, _, last = name.rpartition("/")
+        return _image_of_array(path, name, node, *_facts_of_array(root[parent] if parent else root, node, last))
+    if node is not None and (levels := levels_of(node)):
+        array = node[levels[0].path]
+        return _image_of_array(path, _path_of(array), array, levels[0].axes, levels[0].resolution)
+    arrays = dict(_zarr_arrays(root if node is None else node, f"{name}/" if node is not None and name else ""))
+    key = _choose(path, key if node is None else None, arrays)
     return _image_of_array(path, key, arrays[key], _axes_of_array(arrays[key]), None)
+
+
+def _member(root: Any, key: str) -> Any | None:
+    try:
+        return root[key.strip("/")] if key.strip("/") else root
+    except KeyError:
+        return None
+
+
+def _path_of(array: Any) -> str:
+    return str(array.path).strip("/")
+
+
+def _parent_of(path: Path) -> Any | None:
+    """The group around an array that was named directly, ``image.ome.zarr/1``."""
+    import zarr
+
+    try:
+        return zarr.open_group(str(path.absolute().parent), mode="r")
+    except (OSError, ValueError, zarr.errors.BaseZarrError):
+        return None
+
+
+def _facts_of_array(parent: Any | None, array: Any, name: str) -> tuple[str | None, Resolution | None]:
+    """Axes and resolution of an array: those of the level of an image that it is, or the axes it names itself."""
+    for level in levels_of(parent) if parent is not None else ():
+        if level.path == name:
+            return level.axes, level.resolution
+    return _axes_of_array(array), None
 
 
 def _image_of_array(path: Path, key: str | None, array: Any, axes: str | None, res: Resolution | None) -> ImageFile:
@@ -86,29 +122,6 @@ def _axes_of_array(array: Any) -> str | None:
     if not names or any(name is None or len(name) != 1 for name in names):
         return None
     return "".join(names).upper()
-
-
-def _full_resolution(group: Any) -> tuple[str, str | None, Resolution | None] | None:
-    """Name, axes and resolution of an OME-Zarr image's first level (metadata 0.4 and 0.5), None for other groups."""
-    attributes = dict(group.attrs)
-    multiscales = attributes.get("ome", attributes).get("multiscales")
-    if not multiscales:
-        return None
-    first = multiscales[0]
-    level = first["datasets"][0]
-    name = level["path"]
-    axes = first.get("axes")
-    if not axes or not all(isinstance(axis, Mapping) for axis in axes):
-        return name, None, None
-    letters = "".join(str(axis["name"])[:1].upper() for axis in axes)
-    return name, letters, resolution_of_ome_zarr(axes, _scale(level, len(axes)))
-
-
-def _scale(level: Mapping[str, Any], n_axes: int) -> list[float]:
-    for transformation in level.get("coordinateTransformations", []):
-        if transformation.get("type") == "scale":
-            return [float(value) for value in transformation["scale"]]
-    return [1.0] * n_axes
 
 
 def _choose(path: Path, key: str | None, found: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import Enum
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _SUFFIXES = {
     Format.NPY: (".npy",),
 }
 _FORMAT_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
+_LEVEL = re.compile(r"(\d+/)?\d+")
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -54,7 +56,9 @@ def image_format(path: str | os.PathLike, key: str | None = None) -> Format:
         return Format.ZARR
     if path.is_dir():
         if key is None:
-            raise InputError(f"'{path}' is a folder, expected an image file; a key such as '*.tif' reads it as a stack.")
+            raise InputError(
+                f"'{path}' is a folder, expected an image file; a key such as '*.tif' reads it as a stack."
+            )
         return Format.STACK
     return _file_format(path, key)
 
@@ -68,6 +72,11 @@ def _file_format(path: Path, key: str | None) -> Format:
         raise InputError(f"'{path}' may not be read; change its permissions.")
     if path.stat().st_size == 0:
         raise InputError(f"'{path}' is an empty file; was it copied completely?")
-    if key is not None and kind is not Format.HDF5:
+    if kind is Format.TIF and key is not None and not _LEVEL.fullmatch(key):
+        raise InputError(
+            f"'{path}' has no data sets inside, but the key '{key}' was given; leave the key out, or give the number of a "
+            "lower resolution such as 1."
+        )
+    if key is not None and kind not in (Format.HDF5, Format.TIF):
         raise InputError(f"'{path}' has no data sets inside, but the key '{key}' was given; leave the key out.")
     return kind

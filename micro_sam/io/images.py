@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from micro_sam.errors import InputError, MicroSamError
+from micro_sam.errors import InputError, MicroSamError, MissingInputError
 from micro_sam.io.axes import public_shape, to_public_order
 from micro_sam.io.formats import Format, image_format
 from micro_sam.io.resolution import Resolution
@@ -64,12 +64,13 @@ def load_image_data(path: str | os.PathLike, key: str | None = None, lazy_loadin
     """Read an image, a volume or a time series.
 
     Reads tif (including OME-TIFF and ImageJ hyperstacks), png, jpg and other pictures, hdf5, zarr (both formats),
-    OME-Zarr (the full resolution), npy, and a folder of images of the same shape as one stack.
+    OME-Zarr 0.4 and 0.5, npy, and a folder of images of the same shape as one stack.
 
     Args:
         path: The file or folder.
-        key: For hdf5 and zarr the data set inside; needed only if there are several. For a folder a pattern such as
-            ``*.tif``, whose matches are stacked along a new first axis in natural order.
+        key: For hdf5 and zarr the data set inside; needed only if there are several. For a pyramid (OME-Zarr, OME-TIFF)
+            the level, ``0`` for the full resolution; for a tif of several images ``image/level``. For a folder a
+            pattern such as ``*.tif``, whose matches are stacked along a new first axis in natural order.
         lazy_loading: Return an array that is read when it is indexed.
 
     Returns:
@@ -89,7 +90,7 @@ def open_image(path: str | os.PathLike, key: str | None = None) -> ImageFile:
     kind = image_format(path, key)
     with _readable(path):
         if kind is Format.TIF:
-            return _open_tif(path)
+            return _open_tif(path, key)
         if kind is Format.PICTURE:
             return _open_picture(path)
         if kind is Format.NPY:
@@ -117,19 +118,39 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"'{path}' cannot be read ({reason}); was it copied or written completely?") from error
 
 
-def _open_tif(path: Path) -> ImageFile:
+def _open_tif(path: Path, key: str | None) -> ImageFile:
     import tifffile
 
     from micro_sam.io.resolution import resolution_of_tif
 
     with tifffile.TiffFile(path) as tif:
-        if len(tif.series) > 1:
+        if len(tif.series) > 1 and (key is None or "/" not in key):
             logger.warning("'%s' holds %d images; only the first is used.", path, len(tif.series))
-        series = tif.series[0]
+        number, level = _series_and_level(path, tif, key)
+        series = tif.series[number].levels[level]
         if _is_truncated(tif, series, path):
             raise ValueError("it ends before its last pixels")
-        axes = _declared_axes(tif, series)
-        return ImageFile(path, None, tuple(series.shape), series.dtype, axes, resolution_of_tif(tif), _tif_reader(path))
+        axes, resolution = _declared_axes(tif, tif.series[number]), resolution_of_tif(tif)
+        if level > 0 and resolution is not None and axes is not None:
+            full = tif.series[number].shape
+            ratios = {axis.lower(): full[i] / series.shape[i] for i, axis in enumerate(axes) if axis in "ZYX"}
+            resolution = resolution.at_level(ratios)
+        return ImageFile(
+            path, key, tuple(series.shape), series.dtype, axes, resolution, _tif_reader(path, number, level)
+        )
+
+
+def _series_and_level(path: Path, tif: Any, key: str | None) -> tuple[int, int]:
+    """Which image of a TIFF and which level of its pyramid a key such as ``1`` or ``2/0`` names."""
+    first, _, last = (key or "0").rpartition("/")
+    number, level = int(first or 0), int(last)
+    if number >= len(tif.series):
+        raise MissingInputError(f"'{path}' holds {len(tif.series)} images, there is no image {number}; count from 0.")
+    levels = tif.series[number].levels
+    if level >= len(levels):
+        sizes = ", ".join(f"{i} ({' x '.join(map(str, found.shape))})" for i, found in enumerate(levels))
+        raise MissingInputError(f"'{path}' has no level {level}; there are: {sizes}.")
+    return number, level
 
 
 def _declared_axes(tif: Any, series: Any) -> str | None:
@@ -146,18 +167,18 @@ def _is_truncated(tif: Any, series: Any, path: Path) -> bool:
     return bool(ends) and max(ends) > size
 
 
-def _tif_reader(path: Path) -> Callable[[bool], Any]:
+def _tif_reader(path: Path, series: int, level: int) -> Callable[[bool], Any]:
     def read(lazy: bool) -> Any:
         import tifffile
 
         if not lazy:
-            return tifffile.imread(path, series=0)
+            return tifffile.imread(path, series=series, level=level)
         try:
-            return tifffile.memmap(path, mode="r", series=0)
+            return tifffile.memmap(path, mode="r", series=series, level=level)
         except ValueError:  # compressed or in pieces: read chunk by chunk
             import zarr
 
-            array = zarr.open(tifffile.imread(path, series=0, aszarr=True), mode="r")
+            array = zarr.open(tifffile.imread(path, series=series, level=level, aszarr=True), mode="r")
             return array["0"] if isinstance(array, zarr.Group) else array
 
     return read

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 
 from micro_sam.errors import OutputError, ParameterError
+from micro_sam.io.label_pyramid import (
+    WRITER_MARK,
+    create_pyramid,
+    fill_level,
+    finish_pyramid,
+    plan_levels,
+    windows,
+)
 from micro_sam.io.paths import check_folder_of, replacing
 from micro_sam.io.resolution import Resolution
 
 TIF_SUFFIXES = (".tif", ".tiff")
 ZARR_SUFFIXES = (".zarr",)
-_WRITER_MARK = "micro_sam_version"
 _IMAGEJ_MOST_BYTES = 2**31
-_SMALLEST_LEVEL = 512
 
 
 def check_labels_path(path: str | os.PathLike) -> None:
@@ -25,38 +31,68 @@ def check_labels_path(path: str | os.PathLike) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in TIF_SUFFIXES + ZARR_SUFFIXES:
-        raise OutputError(f"Labels are written as .tif or .zarr, but the output is '{path}'; choose one of these suffixes.")
+        raise OutputError(
+            f"Labels are written as .tif or .zarr, but the output is '{path}'; choose one of these suffixes."
+        )
     check_folder_of(path)
     if suffix in TIF_SUFFIXES and path.is_dir():
         raise OutputError(f"'{path}' is a folder, expected the name of a file to write; choose another output path.")
     if suffix in ZARR_SUFFIXES and path.exists() and not _is_ours(path):
-        raise OutputError(f"'{path}' exists and does not hold labels of micro_sam, so it is not replaced; choose another.")
+        raise OutputError(
+            f"'{path}' exists and does not hold labels of micro_sam, so it is not replaced; choose another."
+        )
 
 
-def write_labels(path: str | os.PathLike, labels: np.ndarray, resolution: Resolution | None = None) -> None:
+def write_labels(path: str | os.PathLike, labels: Any, resolution: Resolution | None = None) -> None:
     """Write labels; an existing result is replaced once the new one is complete.
 
     Args:
         path: The output. ``.tif`` writes zlib compressed TIFF with the metadata of the image's flavour (ImageJ, OME or
-            resolution tags); ``.zarr`` and ``.ome.zarr`` write OME-Zarr 0.5, its arrays ``0``, ``1``, ... halving in size.
-        labels: Integer labels ``YX`` or ``ZYX``, 0 is background. Written as uint16 where they fit, else uint32.
+            resolution tags); ``.zarr`` and ``.ome.zarr`` write OME-Zarr 0.5 with the image's pixel size and position,
+            its arrays ``0``, ``1``, ... halving in size by the most frequent label.
+        labels: Integer labels ``YX`` or ``ZYX``, 0 is background: an array in memory, or a lazy one (zarr, dask, HDF5),
+            which for ``.zarr`` is written block by block. Those in memory are written as uint16, uint32 or uint64,
+            whatever they fit into, lazy ones as uint32 or uint64 by their type.
         resolution: The pixel size of the image.
 
     Raises:
-        OutputError: If it cannot be written.
+        ParameterError: If they are not labels.
+        OutputError: If they cannot be written.
     """
     check_labels_path(path)
-    if labels.ndim not in (2, 3) or not np.issubdtype(labels.dtype, np.integer):
-        raise ParameterError(f"Labels are integers of 2 or 3 axes, got {labels.dtype} of shape {labels.shape}.")
-    labels = _smallest_type(labels)
-    write = _write_tif if Path(path).suffix.lower() in TIF_SUFFIXES else _write_ome_zarr
+    if len(labels.shape) not in (2, 3) or not np.issubdtype(labels.dtype, np.integer):
+        raise ParameterError(f"Labels are integers of 2 or 3 axes, got {labels.dtype} of shape {tuple(labels.shape)}.")
+    is_tif = Path(path).suffix.lower() in TIF_SUFFIXES
+    labels = _smallest_type(labels) if is_tif or isinstance(labels, np.ndarray) else _LazyLabels(labels)
+    write = _write_tif if is_tif else _write_ome_zarr
     with replacing(path) as temporary:
         write(temporary, labels, resolution or Resolution({}))
 
 
-def _smallest_type(labels: np.ndarray) -> np.ndarray:
+class _LazyLabels:
+    """Labels that are read window by window, as unsigned integers."""
+
+    def __init__(self, labels: Any) -> None:
+        self._labels, self.shape, self.ndim = labels, tuple(labels.shape), len(labels.shape)
+        self.dtype = np.dtype(np.uint64 if np.dtype(labels.dtype).itemsize > 4 else np.uint32)
+
+    def __getitem__(self, window: Any) -> np.ndarray:
+        block = np.asarray(self._labels[window])
+        _check_not_negative(block)
+        return block.astype(self.dtype, copy=False)
+
+
+def _smallest_type(labels: Any) -> np.ndarray:
+    labels = np.asarray(labels)
+    _check_not_negative(labels)
     largest = int(labels.max()) if labels.size else 0
-    return labels.astype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32, copy=False)
+    kinds = (np.uint16, np.uint32, np.uint64)
+    return labels.astype(next(kind for kind in kinds if largest <= np.iinfo(kind).max), copy=False)
+
+
+def _check_not_negative(labels: np.ndarray) -> None:
+    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+        raise ParameterError(f"Labels are 0 or larger, got {labels.min()}; give background the label 0.")
 
 
 def _write_tif(path: Path, labels: np.ndarray, resolution: Resolution) -> None:
@@ -103,33 +139,21 @@ def _ome_metadata(axes: str, resolution: Resolution) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a zarr group carries the mark that `_write_ome_zarr` leaves."""
+    """Whether a zarr group carries the mark of label images written here."""
     try:
         attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
     except (OSError, ValueError, AttributeError):
         return False
-    return _WRITER_MARK in attributes and "image-label" in attributes.get("ome", {})
+    return WRITER_MARK in attributes and "image-label" in attributes.get("ome", {})
 
 
-def _write_ome_zarr(path: Path, labels: np.ndarray, resolution: Resolution) -> None:
-    import zarr
-
-    from micro_sam import __version__
-
-    axes = "yx" if labels.ndim == 2 else "zyx"
-    group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    datasets, level = [], labels
-    while True:
-        name, factor = str(len(datasets)), 2 ** len(datasets)
-        chunks = tuple(min(n, c) for n, c in zip(level.shape, (16, 512, 512)[-labels.ndim :], strict=True))
-        array = group.create_array(name, shape=level.shape, dtype=level.dtype, chunks=chunks, dimension_names=list(axes))
-        array[...] = level
-        scale = [s * (factor if axis in "yx" else 1) for axis, s in zip(axes, resolution.scale(axes), strict=True)]
-        datasets.append({"path": name, "coordinateTransformations": [{"type": "scale", "scale": scale}]})
-        if max(level.shape[-2:]) <= _SMALLEST_LEVEL:
-            break
-        level = level[..., ::2, ::2]
-    unit = {"unit": resolution.unit} if resolution.unit is not None else {}
-    multiscale = {"name": "labels", "axes": [{"name": a, "type": "space", **unit} for a in axes], "datasets": datasets}
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
-    group.attrs[_WRITER_MARK] = __version__
+def _write_ome_zarr(path: Path, labels: Any, resolution: Resolution) -> None:
+    levels = plan_levels(labels.shape, resolution)
+    group = create_pyramid(path, levels, np.dtype(labels.dtype))
+    block = tuple(by * n for by, n in zip((1, 4, 4)[-labels.ndim :], group["0"].chunks))
+    for window in windows(levels[0].shape, block):
+        group["0"][window] = np.asarray(labels[window])
+    for number, level in enumerate(levels[1:], start=1):
+        for window in windows(level.shape, block):
+            fill_level(group, levels, number, window)
+    finish_pyramid(group, levels, resolution)

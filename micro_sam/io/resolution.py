@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -34,16 +34,27 @@ class Resolution:
         unit: Name of the unit as in OME-Zarr (``micrometer``), or None.
         tags: The TIFF tags XResolution and YResolution as (numerator, denominator) pairs and ResolutionUnit, or None.
         flavour: ``imagej`` or ``ome`` if the file carries their metadata.
+        origin: Position of the first pixel's centre by axis letter, in ``unit``; axes that begin at 0 may be absent.
     """
 
     size: Mapping[str, float]
     unit: str | None = None
     tags: tuple[tuple[int, int], tuple[int, int], int] | None = None
     flavour: str | None = None
+    origin: Mapping[str, float] = field(default_factory=dict)
 
     def scale(self, axes: str) -> list[float]:
         """Pixel size along each of the axes, 1 where it is not known."""
         return [float(self.size.get(axis.lower(), 1.0)) for axis in axes]
+
+    def shift(self, axes: str) -> list[float]:
+        """Position of the first pixel along each of the axes, 0 where it is not known."""
+        return [float(self.origin.get(axis.lower(), 0.0)) for axis in axes]
+
+    def at_level(self, factors: Mapping[str, float]) -> Resolution:
+        """The resolution of a smaller version of the image, of which a pixel covers ``factors`` pixels by axis letter."""
+        size = {axis: value * factors.get(axis, 1.0) for axis, value in self.size.items()}
+        return replace(self, size=size, tags=None)
 
     @property
     def ome_unit(self) -> str | None:
@@ -108,10 +119,3 @@ def _ome_size(xml: str | None) -> tuple[dict[str, float], str | None]:
     size = {axis: pixels.get(f"PhysicalSize{axis.upper()}") for axis in "zyx"}
     unit = unit_name(pixels.get("PhysicalSizeXUnit", "µm"))
     return {axis: float(value) for axis, value in size.items() if value is not None}, unit
-
-
-def resolution_of_ome_zarr(axes: Sequence[Mapping[str, Any]], scale: Sequence[float]) -> Resolution:
-    """The resolution that OME-Zarr axes and the scale of one of its levels give."""
-    size = {str(axis["name"]).lower(): float(s) for axis, s in zip(axes, scale, strict=False)}
-    units = [axis.get("unit") for axis in axes if axis.get("type") == "space" and axis.get("unit")]
-    return Resolution({axis: size[axis] for axis in "zyx" if axis in size}, unit_name(units[0]) if units else None)

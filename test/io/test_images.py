@@ -141,6 +141,114 @@ def test_ome_zarr_gives_its_full_resolution_channels_last(tmp_path, version, laz
     assert (dict(resolution.size), resolution.unit) == ({"z": 0.5, "y": 0.2, "x": 0.1}, "micrometer")
 
 
+def _ome_zarr(path, version="0.5", **extra) -> list[np.ndarray]:
+    """A channels-first volume with two levels, z kept; returns its levels with channels last."""
+    data = np.stack([VOLUME, VOLUME // 2])
+    root = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    levels = [data, data[..., ::2, ::2]]
+    datasets = []
+    for number, level in enumerate(levels):
+        root.create_array(str(number), data=level)
+        by = 2**number
+        transformations = [
+            {"type": "scale", "scale": [1, 0.5, 0.2 * by, 0.1 * by]},
+            {"type": "translation", "translation": [0, 3, 4, 5]},
+        ]
+        datasets.append({"path": str(number), "coordinateTransformations": transformations})
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "zyx")]
+    multiscales = [{"axes": axes, "datasets": datasets, **extra}]
+    root.attrs.update(
+        {"multiscales": multiscales} if version == "0.4" else {"ome": {"version": version, "multiscales": multiscales}}
+    )
+    return [np.moveaxis(level, 0, -1) for level in levels]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_lower_level_of_an_ome_zarr_keeps_its_axes_and_scale(tmp_path, version, lazy):
+    levels = _ome_zarr(tmp_path / "a.zarr", version)
+    for number, level in enumerate(levels):
+        _equal(tmp_path / "a.zarr", str(number), lazy, level)
+        _equal(tmp_path / "a.zarr" / str(number), None, lazy, level)
+        for image in (open_image(tmp_path / "a.zarr", str(number)), open_image(tmp_path / "a.zarr" / str(number))):
+            assert image.axes == "CZYX"
+            size = {"z": 0.5, "y": 0.2 * 2**number, "x": 0.1 * 2**number}
+            assert dict(image.resolution.size) == pytest.approx(size)
+            assert dict(image.resolution.origin) == {"z": 3, "y": 4, "x": 5}
+    with pytest.raises(MissingInputError, match="no data set '2'.*'0', '1'"):
+        open_image(tmp_path / "a.zarr", "2")
+
+
+def test_scale_of_the_whole_ome_zarr_image_counts_too(tmp_path):
+    _ome_zarr(tmp_path / "a.zarr", coordinateTransformations=[{"type": "scale", "scale": [1, 10, 10, 10]}])
+    resolution = open_image(tmp_path / "a.zarr").resolution
+    assert dict(resolution.size) == pytest.approx({"z": 5, "y": 2, "x": 1})
+    assert dict(resolution.origin) == pytest.approx({"z": 30, "y": 40, "x": 50})
+
+
+def test_an_image_inside_a_larger_zarr_is_named_by_its_group(tmp_path, lazy):
+    zarr.open_group(tmp_path / "plate.zarr", mode="w")
+    level, lower = _ome_zarr(tmp_path / "plate.zarr" / "well" / "field")
+    _equal(tmp_path / "plate.zarr", "well/field", lazy, level)
+    _equal(tmp_path / "plate.zarr", "well/field/1", lazy, lower)
+
+
+def test_the_first_series_of_a_collection_is_read_and_the_others_are_mentioned(tmp_path, caplog):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    level, _ = _ome_zarr(tmp_path / "a.zarr" / "0", "0.4")
+    root.attrs["bioformats2raw.layout"] = 3
+    _equal(tmp_path / "a.zarr", None, False, level)
+    assert not caplog.records
+    _ome_zarr(tmp_path / "a.zarr" / "1", "0.4")
+    _equal(tmp_path / "a.zarr", None, False, level)
+    assert "several images" in caplog.text
+
+
+def test_invalid_ome_zarr_metadata_is_read_without_its_scale_and_with_a_warning(tmp_path, caplog):
+    level, _ = _ome_zarr(tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr")
+    ome = group.attrs["ome"]
+    del ome["multiscales"][0]["datasets"][1]["coordinateTransformations"]
+    group.attrs["ome"] = ome
+    _equal(tmp_path / "a.zarr", None, False, level)
+    assert open_image(tmp_path / "a.zarr").resolution is None
+    assert "no valid OME-Zarr metadata" in caplog.text
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_lower_level_of_an_ome_tiff_is_a_key(tmp_path, compression, lazy):
+    data = np.random.default_rng(2).integers(0, 255, (256, 128), dtype=np.uint8)
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "µm"}
+    with tifffile.TiffWriter(tmp_path / "p.ome.tif") as tif:
+        tif.write(data, subifds=1, tile=(64, 64), compression=compression, metadata={"axes": "YX", **sizes})
+        tif.write(data[::2, ::2], subfiletype=1, tile=(64, 64), compression=compression)
+        tif.write(data.T, tile=(64, 64), compression=compression, metadata={"axes": "YX"})
+    _equal(tmp_path / "p.ome.tif", "0", lazy, data)
+    _equal(tmp_path / "p.ome.tif", "1", lazy, data[::2, ::2])
+    _equal(tmp_path / "p.ome.tif", "1/0", lazy, data.T)
+    assert dict(open_image(tmp_path / "p.ome.tif", "1").resolution.size) == {"y": 0.5, "x": 1.0}
+    with pytest.raises(MissingInputError, match=r"no level 2; there are: 0 \(256 x 128\), 1 \(128 x 64\)"):
+        open_image(tmp_path / "p.ome.tif", "2")
+    with pytest.raises(MissingInputError, match="holds 2 images"):
+        open_image(tmp_path / "p.ome.tif", "2/0")
+
+
+def test_lazy_arrays_read_nothing_until_they_are_indexed(tmp_path):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    array = root.create_array("0", shape=(64, 64), chunks=(16, 16), dtype="uint8")
+    array[:16, :16] = 7
+    array[16:32, 16:32] = 5
+    (tmp_path / "a.zarr" / "0" / "c" / "1" / "1").write_bytes(b"damaged")
+    image = load_image_data(tmp_path / "a.zarr", lazy_loading=True)
+    assert (np.asarray(image[:16, :16]) == 7).all()  # the damaged chunk is not touched
+    with pytest.raises(InputError):
+        load_image_data(tmp_path / "a.zarr")
+
+
+def test_plain_tif_is_memory_mapped(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME, photometric="minisblack")
+    assert isinstance(load_image_data(tmp_path / "a.tif", lazy_loading=True), np.memmap)
+
+
 def test_npy(tmp_path, lazy):
     np.save(tmp_path / "a.npy", VOLUME)
     _equal(tmp_path / "a.npy", None, lazy, VOLUME)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dask.array
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from yaozarrs import v05
 
-from micro_sam.errors import OutputError
+from micro_sam.errors import OutputError, ParameterError
 from micro_sam.io import load_image_data, open_image, write_labels
+from micro_sam.io.label_pyramid import downsample_labels
 from micro_sam.io.resolution import Resolution
 
 LABELS = np.zeros((40, 60), np.int64)
@@ -84,6 +87,67 @@ def test_zarr_carries_the_scale_of_every_level(tmp_path):
     assert group["2"].shape == (275, 225)
     again = open_image(tmp_path / "out.zarr").resolution
     assert (dict(again.size), again.unit) == ({"y": 0.5, "x": 0.25}, "micrometer")
+
+
+def test_a_label_zarr_is_valid_and_lies_where_its_image_does(tmp_path):
+    labels = np.zeros((3, 600, 1100), np.uint32)
+    labels[:, 100:200] = 70_000
+    write_labels(
+        tmp_path / "out.zarr", labels, Resolution({"z": 2, "y": 0.5, "x": 0.25}, "micrometer", origin={"y": 9})
+    )
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    image = v05.LabelImage.model_validate(group.attrs["ome"])
+    [multiscale] = image.multiscales
+    assert [axis.name for axis in multiscale.axes] == ["z", "y", "x"]
+    assert {axis.unit for axis in multiscale.axes} == {"micrometer"}
+    assert multiscale.datasets[0].translation_transform.translation == [0, 9, 0]
+    # Each pixel of level 1 covers two by two, so its centre lies half a pixel further.
+    assert multiscale.datasets[1].translation_transform.translation == [0, 9.25, 0.125]
+    assert dict(open_image(tmp_path / "out.zarr").resolution.origin) == {"z": 0, "y": 9, "x": 0}
+    assert [group[d.path].shape for d in multiscale.datasets] == [(3, 600, 1100), (3, 300, 550), (3, 150, 275)]
+    assert open_image(tmp_path / "out.zarr").axes == "ZYX"
+
+
+def test_z_is_halved_when_its_pixels_are_no_larger(tmp_path):
+    write_labels(tmp_path / "out.zarr", np.ones((8, 1100, 20), np.uint8), Resolution({"z": 2.0, "y": 1.0, "x": 1.0}))
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert [group[str(i)].shape for i in range(3)] == [(8, 1100, 20), (8, 550, 10), (4, 275, 5)]
+
+
+def test_lower_levels_hold_the_most_frequent_label():
+    labels = np.array([[1, 1, 0, 2, 5], [1, 3, 0, 2, 6], [0, 0, 0, 0, 7]], np.uint16)
+    np.testing.assert_array_equal(downsample_labels(labels, (2, 2)), [[1, 2, 5], [0, 0, 7]])
+
+
+def test_the_most_frequent_label_agrees_with_counting():
+    labels = np.random.default_rng(0).integers(0, 3, (6, 8, 10))
+    small = downsample_labels(labels, (2, 2, 2))
+    for index in np.ndindex(small.shape):
+        block = labels[tuple(slice(2 * i, 2 * i + 2) for i in index)]
+        counts = np.bincount(block.ravel(), minlength=3)
+        assert counts[small[index]] == counts.max()
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_lazy_labels_are_written_block_by_block(tmp_path, kind):
+    labels = np.arange(700 * 900, dtype=np.int64).reshape(700, 900)
+    lazy = zarr.array(labels, chunks=(100, 100)) if kind == "zarr" else dask.array.from_array(labels, chunks=100)
+    write_labels(tmp_path / "out.zarr", lazy)
+    again = load_image_data(tmp_path / "out.zarr")
+    assert again.dtype == np.uint64
+    np.testing.assert_array_equal(again, labels)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_labels_beyond_32_bit_are_kept(tmp_path, name):
+    labels = LABELS * 2**33
+    write_labels(tmp_path / name, labels)
+    np.testing.assert_array_equal(load_image_data(tmp_path / name), labels)
+
+
+def test_negative_labels_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match="0 or larger, got -1"):
+        write_labels(tmp_path / "out.tif", LABELS - 1)
 
 
 def test_resolution_travels_between_tif_and_zarr(tmp_path):
