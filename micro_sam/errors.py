@@ -63,3 +63,7 @@ class MissingInputError(InputError, FileNotFoundError):
 
 class OutputError(MicroSamError, OSError):
     """A result cannot be written."""
+
+
+class MissingDependencyError(MicroSamError, ImportError):
+    """An optional package is needed and not installed; the message says what to install."""
