@@ -109,3 +109,63 @@ def _load(source: np.ndarray | os.PathLike | str) -> np.ndarray:
     from ..io import load_image_data
 
     return np.asarray(load_image_data(os.fspath(source)))
+
+
+def run_evaluation_for_iterative_prompting(
+    gt_paths: Sequence[os.PathLike | str],
+    prediction_root: str | os.PathLike,
+    experiment_folder: str | os.PathLike,
+    start_with_box_prompt: bool = False,
+    overwrite_results: bool = False,
+    use_masks: bool = False,
+) -> pd.DataFrame:
+    """Score every round of `run_inference_with_iterative_prompting`.
+
+    Args:
+        gt_paths: Annotated instances, in the order and with the file names of the images that were segmented.
+        prediction_root: The folder with ``iteration00``, ``iteration01`` …
+        experiment_folder: Receives ``results/iterative_prompting_with(out)_mask/iterative_prompts_start_(box|point).csv``.
+        start_with_box_prompt: Whether the first prompt was a box; names the file.
+        overwrite_results: Compute the scores again although the file is there.
+        use_masks: Whether masks were given as prompts; names the folder.
+
+    Returns:
+        One row an iteration.
+
+    Raises:
+        InputError: There are no results, or those of an image are missing.
+    """
+    import pandas as pd
+
+    from ..errors import InputError
+    from ..io import replacing
+
+    folder = Path(experiment_folder) / "results" / f"iterative_prompting_{'with' if use_masks else 'without'}_mask"
+    path = folder / f"iterative_prompts_start_{'box' if start_with_box_prompt else 'point'}.csv"
+    if path.exists() and not overwrite_results:
+        return pd.read_csv(path, index_col="iteration")
+    iterations = sorted(Path(prediction_root).glob("iteration[0-9]*"))
+    if not iterations:
+        raise InputError(f"There are no folders 'iteration00', … in '{prediction_root}'; run the inference first.")
+    rows = [run_evaluation(gt_paths, _predictions_of(gt_paths, i), verbose=False).iloc[0] for i in iterations]
+    result = pd.DataFrame(rows).reset_index(drop=True).rename_axis("iteration")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        result.to_csv(temporary)
+    return result
+
+
+def _predictions_of(gt_paths: Sequence[os.PathLike | str], folder: Path) -> list[Path]:
+    """The prediction for each annotation: of the same name, or else in the same natural order."""
+    from ..errors import InputError
+    from ..io import unique_names
+    from ..io.paths import natural_order
+
+    expected = [folder / f"{name}.tif" for name in unique_names([Path(p) for p in gt_paths])]
+    if all(path.exists() for path in expected):
+        return expected
+    found = sorted(folder.glob("*.tif"), key=natural_order)
+    if len(found) != len(gt_paths):
+        raise InputError(f"There are {len(found)} segmentations in '{folder}' for {len(gt_paths)} annotations.")
+    order = sorted(range(len(gt_paths)), key=lambda k: natural_order(Path(gt_paths[k])))
+    return [path for _, path in sorted(zip(order, found))]

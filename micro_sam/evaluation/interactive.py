@@ -47,8 +47,10 @@ def interactive_ious(
     ids = ids[(ids > 0) & (counts >= min_size)]
     if max_objects is not None:
         ids = ids[:: max(1, -(-len(ids) // max_objects))]
-    batches = [_run_batch(predictor, labels, ids[i : i + batch_size], start, n_corrections)
-               for i in range(0, len(ids), batch_size)]
+    batches = [
+        _run_batch(predictor, labels, ids[i : i + batch_size], start, n_corrections)
+        for i in range(0, len(ids), batch_size)
+    ]
     return np.concatenate(batches) if batches else np.zeros((0, 1 + n_corrections))
 
 

@@ -48,10 +48,13 @@ def test_files_and_arrays_are_evaluated_and_written_as_csv(tmp_path):
     assert (tmp_path / "scores.csv").read_text().startswith("mSA,SA50,SA75\n")
 
 
-@pytest.mark.parametrize("gt, prediction, told", [
-    (np.zeros((3, 3), int), np.zeros((3, 4), int), "same shape"),
-    (np.zeros((3, 3), int), np.zeros((3, 3)), "integer"),
-])
+@pytest.mark.parametrize(
+    "gt, prediction, told",
+    [
+        (np.zeros((3, 3), int), np.zeros((3, 4), int), "same shape"),
+        (np.zeros((3, 3), int), np.zeros((3, 3)), "integer"),
+    ],
+)
 def test_pairs_that_do_not_fit_are_refused(gt, prediction, told):
     with pytest.raises(ParameterError, match=told):
         run_evaluation([gt], [prediction], verbose=False)

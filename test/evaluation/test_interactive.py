@@ -32,7 +32,9 @@ class DiscPredictor:
             if boxes is not None:
                 x0, y0, x1, y1 = boxes[i]
                 mask |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-            for (px, py), positive in zip(points[i] if points is not None else [], labels[i] if points is not None else []):
+            for (px, py), positive in zip(
+                points[i] if points is not None else [], labels[i] if points is not None else []
+            ):
                 disc = (x - px) ** 2 + (y - py) ** 2 <= self.radius**2
                 mask = mask | disc if positive else mask & ~disc
             masks.append(mask)
