@@ -1,0 +1,17 @@
+"""Objects through slices and frames: propagation, volumes from slices, tracking.
+
+Every name is loaded on first use, so that importing this package costs nothing.
+"""
+
+from micro_sam.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".volume": ("segment_mask_in_volume", "iter_segment_masks_in_volume"),
+        ".through_time": ("track_mask_through_time", "iter_track_masks"),
+        ".propagation": ("iter_propagate", "propagate", "PropagationStep"),
+        ".propagation_result": ("PropagationResult", "SliceScore"),
+        ".projection": ("Projection", "PropagationSettings"),
+    },
+)

@@ -1,0 +1,369 @@
+"""Follow objects from annotated slices through a volume, or through time: the core that windows and scripts share.
+
+From every annotated slice an object is followed slice by slice: its mask becomes prompts in the next slice. All objects
+go together, one batch of prompts for each slice. Slices between two annotated ones are entered from both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from micro_sam.embeddings.access import n_slices
+from micro_sam.errors import ParameterError, PromptError
+from micro_sam.instance_segmentation.instances import Instance, make_instance
+from micro_sam.multi_dimensional_segmentation.fronts import DOWN, UP, Front, Reach, plan_fronts, visits
+from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
+from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult, SliceScore
+from micro_sam.multi_dimensional_segmentation.shapes import between, center, cut, iou, shifted
+from micro_sam.multi_dimensional_segmentation.slice_decoding import SliceDecoder
+from micro_sam.progress import Progress, drain
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
+    from micro_sam.embedding_access import ImageEmbeddings
+
+Annotations = Mapping[int, Mapping[int, np.ndarray]]
+_TEXT = "Propagate objects"
+
+
+@dataclass(frozen=True)
+class PropagationStep(Progress):
+    """Progress after one slice.
+
+    Attributes:
+        z: The slice that is finished, None before the first.
+        result: The result so far. It goes on being filled; after closing the generator it is what has been reached.
+    """
+
+    z: int | None = None
+    result: PropagationResult | None = None
+
+
+def iter_propagate(
+    annotations: Annotations,
+    predictor: SamPredictor,
+    image_embeddings: ImageEmbeddings,
+    settings: PropagationSettings | None = None,
+    *,
+    below: bool = True,
+    above: bool = True,
+    z_limits: tuple[int | None, int | None] = (None, None),
+    stops: Mapping[int, Sequence[int]] | None = None,
+    occupied: Any | None = None,
+    out: Any | None = None,
+) -> Generator[PropagationStep, None, PropagationResult]:
+    """Follow one or several objects from their annotated slices through a volume or time series.
+
+    Args:
+        annotations: For each object id (at least 1) its masks (YX, anything but 0 is inside) by slice. They are kept as
+            they are.
+        predictor: The model.
+        image_embeddings: Embeddings of the volume or time series, with or without tiles.
+        settings: Projection, IoU threshold, box extension, motion.
+        below: Go on below (before) the lowest annotated slice of each object.
+        above: Go on above (after) the highest annotated slice of each object.
+        z_limits: The first and the last slice to enter, both inclusive; None leaves a side open.
+        stops: For object ids the slices they must not enter; an object ends before them.
+        occupied: Labels (ZYX) of other objects, whose pixels are not taken; read slice by slice.
+        out: Array (ZYX, integer) to write into, where other values than 0 and the object's id are not overwritten; by
+            default a new one, uint32.
+
+    Yields:
+        A `PropagationStep` after each slice, with the result so far. Closing the generator keeps what there is.
+
+    Returns:
+        The segmentation, the range of each object, and a score for each of its slices.
+
+    Raises:
+        PromptError: There is no annotation, one is empty, has another shape than the slices, or lies outside.
+        ParameterError: The embeddings are of an image, or limits, stops or ``out`` do not fit.
+    """
+    work = _Propagation(predictor, image_embeddings, settings or PropagationSettings(), occupied)
+    reach = _reach(work.n_slices, z_limits, below, above, stops or {}, annotations)
+    shapes = _checked(annotations, work.n_slices, work.decoder.plane)
+    work.start(shapes, out)
+    return (yield from work.run(shapes, reach))
+
+
+def propagate(
+    annotations: Annotations,
+    predictor: SamPredictor,
+    image_embeddings: ImageEmbeddings,
+    settings: PropagationSettings | None = None,
+    *,
+    verbose: bool = False,
+    pbar_init: Callable[[int, str], None] | None = None,
+    pbar_update: Callable[[int], None] | None = None,
+    **options: Any,
+) -> PropagationResult:
+    """`iter_propagate`, run to its end.
+
+    Args:
+        annotations: For each object id its masks by slice.
+        predictor: The model.
+        image_embeddings: Embeddings of the volume or time series.
+        settings: Projection, IoU threshold, box extension, motion.
+        verbose: Show a progress bar.
+        pbar_init: Called with (total, description).
+        pbar_update: Called with the number of slices finished since the last call.
+        **options: The keyword arguments of `iter_propagate`.
+    """
+    work = iter_propagate(annotations, predictor, image_embeddings, settings, **options)
+    return drain(work, verbose, pbar_init, pbar_update)
+
+
+def annotations_of(segmentation: Any, slices: Sequence[int] | None = None) -> dict[int, dict[int, np.ndarray]]:
+    """The annotations in a label volume.
+
+    Args:
+        segmentation: Labels (ZYX), 0 is background; any array that is indexed by slice.
+        slices: The annotated slices; by default all that are not empty.
+
+    Returns:
+        For each label its bool masks (YX) by slice.
+
+    Raises:
+        PromptError: A slice lies outside.
+    """
+    depth = len(segmentation)
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for z in range(depth) if slices is None else slices:
+        if not 0 <= int(z) < depth:
+            raise PromptError(f"Slice {z} is annotated, but the volume has the slices 0 to {depth - 1}.")
+        plane = np.asarray(segmentation[int(z)])
+        for label in np.unique(plane[plane != 0]):
+            found.setdefault(int(label), {})[int(z)] = plane == label
+    return found
+
+
+class _Propagation:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        predictor: SamPredictor,
+        image_embeddings: ImageEmbeddings,
+        settings: PropagationSettings,
+        occupied: Any | None,
+    ) -> None:
+        depth = n_slices(image_embeddings)
+        if depth is None:
+            raise ParameterError("Expected embeddings of a volume or time series, these are of one image.")
+        self.n_slices, self.settings = depth, settings
+        self.decoder = SliceDecoder(predictor, image_embeddings, settings)
+        shape = (depth, *self.decoder.plane)
+        if occupied is not None and tuple(occupied.shape) != shape:
+            raise ParameterError(f"occupied must have the shape of the volume {shape}, got {tuple(occupied.shape)}.")
+        self._occupied = occupied
+        self.result = PropagationResult(None)
+        self._annotated: Mapping[int, Mapping[int, Instance]] = {}
+        self._met: dict[tuple[int, int], tuple[Instance, SliceScore]] = {}
+        self._lost: list[Front] = []
+
+    def start(self, shapes: Mapping[int, Mapping[int, Instance]], out: Any | None) -> None:
+        """Write the annotations into the result."""
+        shape = (self.n_slices, *self.decoder.plane)
+        if out is None:
+            out = np.zeros(shape, dtype=np.uint32 if max(shapes) <= np.iinfo(np.uint32).max else np.uint64)
+        if (
+            tuple(out.shape) != shape
+            or not np.issubdtype(out.dtype, np.integer)
+            or max(shapes) > np.iinfo(out.dtype).max
+        ):
+            raise ParameterError(
+                f"out must be an integer array of shape {shape} that holds the id {max(shapes)}, got {out.dtype} of "
+                f"shape {tuple(out.shape)}."
+            )
+        self.result = PropagationResult(out, {label: {} for label in shapes}, {label: [] for label in shapes})
+        self._annotated = shapes
+        for label, by_slice in shapes.items():
+            for z, annotation in by_slice.items():
+                self._write(z, label, annotation)
+                self.result.scores[label][z] = SliceScore()
+
+    def run(
+        self, shapes: Mapping[int, Mapping[int, Instance]], reach: Reach
+    ) -> Generator[PropagationStep, None, PropagationResult]:
+        """Sweep upwards, downwards, and once more where fronts were lost between annotations."""
+        fronts = [front for label, by_slice in shapes.items() for front in plan_fronts(label, by_slice, reach)]
+        total = sum(len(visits(fronts, step)) for step in (UP, DOWN))
+        done = 0
+        yield PropagationStep(0, total, _TEXT, None, self.result)
+        for step in (UP, DOWN):
+            moving = [front for front in fronts if front.step == step]
+            for z in visits(moving, step):
+                moving = self._enter(z, moving)
+                done += 1
+                yield PropagationStep(done, total, _TEXT, z, self.result)
+            self._extend_partners(fronts, step)
+            total = done + (len(visits(fronts, DOWN)) if step == UP else 0)
+        for z in self._fill_holes(fronts):
+            yield PropagationStep(done, total, _TEXT, z, self.result)
+        return self._finished()
+
+    def _finished(self) -> PropagationResult:
+        for label, by_slice in self.result.scores.items():
+            self.result.scores[label] = dict(sorted(by_slice.items()))
+            self.result.ended[label].sort()
+        return self.result
+
+    def _enter(self, z: int, fronts: list[Front]) -> list[Front]:
+        """Move the fronts that come to a slice into it; returns the fronts that are still on their way."""
+        coming = [front for front in fronts if front.target == z]
+        expected = [self._expected(front) for front in coming]
+        here = [k for k, shape in enumerate(expected) if shape is not None]
+        found: list[Instance | None] = [None] * len(coming)
+        if here:
+            for k, shape in zip(here, self.decoder(z, [expected[k] for k in here])):
+                found[k] = self._free(z, coming[k].label, shape)
+        for front, before, shape in zip(coming, expected, found):
+            overlap = iou(before, shape)
+            if shape is None or overlap < self.settings.iou_threshold:
+                self._lose(front, z)
+            else:
+                self._accept(front, z, shape, overlap)
+        lost = {id(front) for front in self._lost}
+        return [front for front in fronts if front.target is not None and id(front) not in lost]
+
+    def _expected(self, front: Front) -> Instance | None:
+        """Where the object should be in the next slice: where it is now, moved on as it has been moving."""
+        if front.motion is None:
+            return front.shape
+        return shifted(front.shape, front.motion, self.decoder.plane)
+
+    def _lose(self, front: Front, z: int) -> None:
+        self._lost.append(front)
+        if front.gap is None:
+            self.result.ended[front.label].append(z)
+
+    def _accept(self, front: Front, z: int, shape: Instance, overlap: float) -> None:
+        if self.settings.motion_smoothing is not None:
+            moved = center(shape) - center(front.shape)
+            share = self.settings.motion_smoothing
+            front.motion = moved if front.motion is None else share * front.motion + (1 - share) * moved
+        front.z, front.shape = z, shape
+        score = SliceScore(shape.score, overlap, None, "propagated")
+        key = front.label, z
+        if key in self._met:
+            shape, score = self._meeting(self._met.pop(key), (shape, score))
+        elif front.gap is not None and z == front.end or front.gap is not None and z == front.end - front.step:
+            self._met[key] = shape, score
+        self._write(z, front.label, shape)
+        self.result.scores[front.label][z] = score
+
+    def _meeting(self, a: tuple[Instance, SliceScore], b: tuple[Instance, SliceScore]) -> tuple[Instance, SliceScore]:
+        """One mask from those that came from below and above: what both say, and the middle way where they differ."""
+        middle = between(a[0], b[0], 0.5, self.decoder.plane) or a[0]
+        predicted, overlap = (min(getattr(s, name) for _, s in (a, b)) for name in ("predicted_iou", "overlap"))
+        return middle, SliceScore(predicted, overlap, iou(a[0], b[0]), "propagated")
+
+    def _extend_partners(self, fronts: list[Front], step: int) -> None:
+        """Where a front was lost between two annotations, the one from the other side goes on in its place."""
+        for lost in self._lost:
+            if lost.gap is None or lost.step != step:
+                continue
+            for partner in fronts:
+                if partner.label == lost.label and partner.gap == lost.gap and partner.step == -step:
+                    partner.end = lost.z + step
+
+    def _fill_holes(self, fronts: list[Front]) -> Generator[int, None, None]:
+        """Slices between annotations that no front reached: shapes in between, which the model may improve."""
+        gaps = {(front.label, front.gap) for front in fronts if front.gap is not None}
+        holes: dict[int, list[tuple[int, Instance]]] = {}
+        for label, (lower, upper) in sorted(gaps):
+            known = {z: s for z, s in self.result.scores[label].items() if lower <= z <= upper}
+            for z in range(lower + 1, upper):
+                if z not in known:
+                    below, above = max(k for k in known if k < z), min(k for k in known if k > z)
+                    shape = self._in_between(label, z, below, above)
+                    if shape is not None:
+                        holes.setdefault(z, []).append((label, shape))
+        for z, entries in sorted(holes.items()):
+            self._fill(z, entries)
+            yield z
+
+    def _in_between(self, label: int, z: int, below: int, above: int) -> Instance | None:
+        ends = [make_instance(np.asarray(self.result.segmentation[k]) == label) for k in (below, above)]
+        if ends[0] is None or ends[1] is None:
+            return ends[0] or ends[1]
+        return between(*ends, (z - below) / (above - below), self.decoder.plane)
+
+    def _fill(self, z: int, entries: Sequence[tuple[int, Instance]]) -> None:
+        for (label, expected), found in zip(entries, self.decoder(z, [shape for _, shape in entries])):
+            found = self._free(z, label, found)
+            overlap = iou(expected, found)
+            if found is not None and overlap >= self.settings.iou_threshold:
+                shape, score = found, SliceScore(found.score, overlap, None, "propagated")
+            else:
+                shape, score = self._free(z, label, expected), SliceScore(0.0, overlap, None, "interpolated")
+            if shape is not None:
+                self._write(z, label, shape)
+                self.result.scores[label][z] = score
+
+    def _free(self, z: int, label: int, shape: Instance | None) -> Instance | None:
+        """The part of a mask that no other object has."""
+        if shape is None:
+            return None
+        taken = np.asarray(self.result.segmentation[(z, *shape.window)])
+        free = (taken == 0) | (taken == label)
+        if self._occupied is not None:
+            others = np.asarray(self._occupied[(z, *shape.window)])
+            free &= (others == 0) | (others == label)
+        return cut(shape, free)
+
+    def _write(self, z: int, label: int, shape: Instance) -> None:
+        """Replace the object's mask in a slice, leaving all other objects."""
+        labels = self.result.segmentation
+        plane = np.array(labels[z])
+        plane[plane == label] = 0
+        target = plane[shape.window]
+        target[shape.mask & (target == 0)] = label
+        labels[z] = plane
+
+
+def _reach(
+    depth: int,
+    z_limits: tuple[int | None, int | None],
+    below: bool,
+    above: bool,
+    stops: Mapping[int, Sequence[int]],
+    annotations: Annotations,
+) -> Reach:
+    first, last = (default if limit is None else int(limit) for limit, default in zip(z_limits, (0, depth - 1)))
+    if not 0 <= first <= last < depth:
+        raise ParameterError(f"z_limits must be two slices from 0 to {depth - 1} in ascending order, got {z_limits}.")
+    for label, slices in stops.items():
+        both = sorted(set(map(int, slices)) & set(annotations.get(label, ())))
+        if both:
+            raise ParameterError(f"Object {label} is annotated in slice {both[0]} and also stopped there; remove one.")
+    return Reach(first, last, below, above, {label: [int(z) for z in slices] for label, slices in stops.items()})
+
+
+def _checked(annotations: Annotations, depth: int, plane: tuple[int, int]) -> dict[int, dict[int, Instance]]:
+    """The annotations as windows."""
+    if not annotations:
+        raise PromptError("There is no annotated object to propagate.")
+    checked: dict[int, dict[int, Instance]] = {}
+    for label, by_slice in annotations.items():
+        if int(label) < 1 or not by_slice:
+            raise PromptError(f"Each object needs an id of at least 1 and an annotated slice, got object {label}.")
+        for z, mask in by_slice.items():
+            checked.setdefault(int(label), {})[int(z)] = _checked_mask(mask, int(label), int(z), depth, plane)
+    return checked
+
+
+def _checked_mask(mask: np.ndarray, label: int, z: int, depth: int, plane: tuple[int, int]) -> Instance:
+    if not 0 <= z < depth:
+        raise PromptError(f"Object {label} is annotated in slice {z}, but the volume has the slices 0 to {depth - 1}.")
+    mask = np.asarray(mask)
+    if mask.shape != tuple(plane):
+        raise PromptError(f"The mask of object {label} in slice {z} must have the shape {plane}, got {mask.shape}.")
+    shape = make_instance(mask != 0)
+    if shape is None:
+        raise PromptError(f"The mask of object {label} in slice {z} is empty; draw it, or leave the slice out.")
+    return shape
