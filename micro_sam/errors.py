@@ -67,3 +67,11 @@ class OutputError(MicroSamError, OSError):
 
 class MissingDependencyError(MicroSamError, ImportError):
     """An optional package is needed and not installed; the message says what to install."""
+
+
+class ClusterError(MicroSamError, RuntimeError):
+    """A Dask cluster does not answer, or its workers cannot do the work."""
+
+
+class MissingPackageError(MicroSamError, ImportError):
+    """Something needs a package that is not installed; the message says which one and how to get it."""
