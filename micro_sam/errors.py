@@ -71,7 +71,3 @@ class MissingDependencyError(MicroSamError, ImportError):
 
 class ClusterError(MicroSamError, RuntimeError):
     """A Dask cluster does not answer, or its workers cannot do the work."""
-
-
-class MissingPackageError(MicroSamError, ImportError):
-    """Something needs a package that is not installed; the message says which one and how to get it."""
