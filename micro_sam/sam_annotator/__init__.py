@@ -1,0 +1,7 @@
+"""The annotators: napari windows for interactive segmentation, and the sessions behind them."""
+
+from __future__ import annotations
+
+from micro_sam.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, {".annotator_2d": ("Annotator2d", "annotator_2d")})
