@@ -71,3 +71,7 @@ class MissingDependencyError(MicroSamError, ImportError):
 
 class ClusterError(MicroSamError, RuntimeError):
     """A Dask cluster does not answer, or its workers cannot do the work."""
+
+
+class TrackError(MicroSamError, ValueError):
+    """Tracks, lineages and labels do not fit each other, or time does not run forwards in them."""
