@@ -9,6 +9,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".resolution": ("Resolution",),
         ".labels": ("write_labels", "check_labels_path"),
         ".overlay": ("draw_overlay", "write_overlay"),
+        ".tracks": ("write_tracks",),
+        ".tracks_ctc": ("write_ctc", "read_ctc"),
+        ".tracks_geff": ("write_geff", "read_geff", "TrackGraph"),
         ".paths": ("expand_inputs", "unique_names", "replacing"),
     },
 )

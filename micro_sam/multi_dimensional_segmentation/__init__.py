@@ -12,6 +12,14 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".through_time": ("track_mask_through_time", "iter_track_masks"),
         ".propagation": ("iter_propagate", "propagate", "PropagationStep"),
         ".propagation_result": ("PropagationResult", "SliceScore"),
+        ".tracking": (
+            "track_across_frames",
+            "automatic_tracking_implementation",
+            "get_napari_track_data",
+            "iter_track",
+            "iter_automatic_tracking",
+            "TrackingSettings",
+        ),
         ".projection": ("Projection", "PropagationSettings"),
     },
 )

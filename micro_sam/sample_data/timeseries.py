@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import ParameterError
+from ..io.track_tables import families_of
 from .cell_motion import Cell, MotionSettings, Population, Rng
 
 _SMALLEST_VISIBLE = 0.15  # a cell is labelled once this fraction of it is in view
@@ -218,18 +219,4 @@ def _tracks(
         for key, label in now.items():
             labels[frame][plane == key] = label
         before = now
-    return labels, _families(children)
-
-
-def _families(children: dict[int, list[int]]) -> list[dict[int, list[int]]]:
-    """One dict for every track that has no parent, with all its descendants."""
-    roots = set(children) - {daughter for daughters in children.values() for daughter in daughters}
-    families = []
-    for root in sorted(roots):
-        family, waiting = {}, [root]
-        while waiting:
-            label = waiting.pop(0)
-            family[label] = children[label]
-            waiting += children[label]
-        families.append(family)
-    return families
+    return labels, families_of(children)
