@@ -133,10 +133,10 @@ def automatic_instance_segmentation(
         InputError: A file that cannot be read.
     """
     is_tiled = tile_shape is not None
-    _check_tiling(segmenter, is_tiled)
-    image, resolution = _load(input_path, key, lazy=is_tiled)
-    mask = None if mask_path is None else np.asarray(_load(mask_path, mask_key)[0])
-    arguments = {**_model_defaults(predictor, segmenter), **generate_kwargs}
+    check_tiling(segmenter, is_tiled)
+    image, resolution = load_input(input_path, key, lazy=is_tiled)
+    mask = None if mask_path is None else np.asarray(load_input(mask_path, mask_key)[0])
+    arguments = {**model_defaults(predictor, segmenter), **generate_kwargs}
     common = {"tile_shape": tile_shape, "halo": halo, "verbose": verbose, "batch_size": batch_size}
     if infer_ndim(tuple(image.shape), ndim) == 3:
         labels, embeddings = _segment_volume(predictor, segmenter, image, embedding_path, common, arguments)
@@ -160,73 +160,6 @@ def automatic_instance_segmentation(
     if annotate:
         open_annotator(image, labels, embedding_path if embedding_path is not None else embeddings, predictor)
     return (labels, embeddings) if return_embeddings else labels
-
-
-def automatic_tracking(
-    predictor: SamPredictor,
-    segmenter: Segmenter,
-    input_path: str | os.PathLike | np.ndarray,
-    output_path: str | os.PathLike | None = None,
-    embedding_path: str | os.PathLike | None = None,
-    key: str | None = None,
-    tile_shape: tuple[int, int] | None = None,
-    halo: tuple[int, int] | None = None,
-    verbose: bool = True,
-    return_embeddings: bool = False,
-    annotate: bool = False,
-    batch_size: int = 1,
-    mode: str = "greedy",
-    tracking_model: str = "general_2d",
-    **generate_kwargs: Any,
-) -> tuple[Any, ...]:
-    """Segment and track the objects of a time series.
-
-    Args:
-        predictor: The model.
-        segmenter: What segments a frame.
-        input_path: The time series: a file or an array ``TYX`` or ``TYXC``.
-        output_path: Where to write the tracked labels (.tif or .zarr).
-        embedding_path: Where to keep the embeddings.
-        key: The data set inside the file, or the pattern of a folder.
-        tile_shape: Height and width of the tiles; None for no tiling.
-        halo: How far tiles reach into their neighbours (y, x).
-        verbose: Show progress bars.
-        return_embeddings: Return the embeddings, too.
-        annotate: Open the result in the annotator for correction.
-        batch_size: Tiles or frames encoded at the same time.
-        mode: How frames are linked.
-        tracking_model: The model that links them.
-        **generate_kwargs: Arguments of the segmenter's ``generate``.
-
-    Returns:
-        Labels ``TYX`` in which a track keeps its label, and the lineages; with ``return_embeddings`` also the embeddings.
-
-    Raises:
-        ParameterError: This version cannot track.
-    """
-    track = _multi_dimensional("Tracking").automatic_tracking_implementation
-    _check_tiling(segmenter, tile_shape is not None)
-    series, resolution = _load(input_path, key, lazy=True)
-    arguments = {**_model_defaults(predictor, segmenter), **generate_kwargs}
-    labels, lineages, *embeddings = track(
-        series,
-        predictor,
-        segmenter,
-        embedding_path,
-        mode=mode,
-        tracking_model=tracking_model,
-        tile_shape=tile_shape,
-        halo=halo,
-        verbose=verbose,
-        return_embeddings=return_embeddings,
-        batch_size=batch_size,
-        **arguments,
-    )
-    if output_path is not None:
-        write_labels(output_path, labels, resolution)
-    if annotate:
-        open_annotator(series, labels, embedding_path, predictor, is_tracked=True)
-    return (labels, lineages, *embeddings)
 
 
 def open_annotator(
@@ -272,7 +205,7 @@ def _decoder(predictor: SamPredictor, state: Mapping[str, Any] | None) -> Any:
     return get_decoder(predictor.model.image_encoder, decoder_state, predictor.device, precision=precision)
 
 
-def _model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, Any]:
+def model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, Any]:
     """The parameters that suit a registered model; none for a checkpoint of one's own."""
     try:
         spec = get_spec(predictor.model_name)
@@ -286,7 +219,8 @@ def _model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, 
     return {name: value for name, value in known.generate_kwargs().items() if value != getattr(plain, name)}
 
 
-def _check_tiling(segmenter: Segmenter, is_tiled: bool) -> None:
+def check_tiling(segmenter: Segmenter, is_tiled: bool) -> None:
+    """Raise a `ParameterError` unless the segmenter works in tiles exactly if tiles are asked for."""
     makes_tiles = type(segmenter).__name__.startswith("Tiled")
     if makes_tiles != is_tiled:
         raise ParameterError(
@@ -296,8 +230,8 @@ def _check_tiling(segmenter: Segmenter, is_tiled: bool) -> None:
         )
 
 
-def _load(source: str | os.PathLike | Any, key: str | None, lazy: bool = False) -> tuple[Any, Any]:
-    """The array and its resolution, which only files have."""
+def load_input(source: str | os.PathLike | Any, key: str | None, lazy: bool = False) -> tuple[Any, Any]:
+    """An array or a file as an array, and its resolution, which only files have."""
     if not isinstance(source, str | Path | os.PathLike):
         return (source if hasattr(source, "shape") else np.asarray(source)), None
     return load_image_data(source, key, lazy_loading=lazy), open_image(source, key).resolution
@@ -329,3 +263,9 @@ def _part_of_later_versions(module: str, sentence: str) -> Any:
     if find_spec(f"micro_sam.{module}") is None:
         raise ParameterError(f"{sentence} micro_sam.{module}, which is not part of this version; use single images.")
     return import_module(f"micro_sam.{module}")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "automatic_tracking":  # loaded on first use, since it builds on this module
+        return import_module("micro_sam.automatic_tracking").automatic_tracking
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,6 @@ from segmentation_toys import TrueDecoder, draw_ellipses, toy_predictor, true_ma
 from micro_sam import automatic_segmentation as library
 from micro_sam.automatic_segmentation import (
     automatic_instance_segmentation,
-    automatic_tracking,
     get_predictor_and_segmenter,
     segmentation_mode_of,
 )
@@ -135,12 +134,12 @@ def test_defaults_of_a_registered_model_are_used_but_not_for_a_checkpoint_of_one
 
     predictor, segmenter = with_decoder
     predictor.model_name, predictor.checkpoint_path = "vit_b_lm", str(checkpoint_location("vit_b_lm"))
-    defaults = library._model_defaults(predictor, segmenter)
+    defaults = library.model_defaults(predictor, segmenter)
     spec = get_spec("vit_b_lm")
     assert defaults["min_size"] == spec.ais["min_size"]
     assert defaults["distance_smoothing"] == spec.ais["distance_smoothing"]
     predictor.checkpoint_path = "mine.pt"
-    assert library._model_defaults(predictor, segmenter) == {}
+    assert library.model_defaults(predictor, segmenter) == {}
 
 
 def test_bad_inputs_are_one_sentence(with_decoder, tmp_path):
@@ -161,7 +160,6 @@ def test_what_this_version_cannot_do_is_said(with_decoder, monkeypatch, module):
     calls = {
         "multi_dimensional_segmentation": [
             lambda: automatic_instance_segmentation(*with_decoder, np.stack([IMAGE] * 5), verbose=False),
-            lambda: automatic_tracking(*with_decoder, np.stack([IMAGE] * 5), verbose=False),
         ],
         "sam_annotator": [lambda: automatic_instance_segmentation(*with_decoder, IMAGE, annotate=True, verbose=False)],
     }[module]

@@ -35,6 +35,7 @@ LAYERS = (
     },
     {
         "automatic_segmentation",
+        "automatic_tracking",
         "precompute_state",
         "sample_data",
         "evaluation",
