@@ -14,7 +14,7 @@ import numpy as np
 
 from micro_sam.embeddings.access import ImageEmbeddings, set_precomputed
 from micro_sam.embeddings.encoding import encode_batch
-from micro_sam.embeddings.metadata import Item, NormalizationMode, StoreDtype, StoreMetadata
+from micro_sam.embeddings.metadata import Item, Normalization, NormalizationMode, StoreDtype, StoreMetadata
 from micro_sam.embeddings.prepare import StoreOptions, complete_request, open_store, tiles_in_mask
 from micro_sam.embeddings.preprocessing import convert_plane
 from micro_sam.embeddings.signature import describe_request
@@ -48,7 +48,7 @@ def precompute_image_embeddings(
     pbar_init: Callable[[int, str], None] | None = None,
     pbar_update: Callable[[int], None] | None = None,
     *,
-    normalization: NormalizationMode = "minmax",
+    normalization: NormalizationMode | Normalization = "minmax",
     dtype_on_disk: StoreDtype = "float32",
     order: Order | None = None,
     lock_timeout: float | None = None,
@@ -72,7 +72,8 @@ def precompute_image_embeddings(
         mask: Only tiles that touch its non-zero pixels are computed; YX, or ZYX for a volume.
         pbar_init: Called with (total, description).
         pbar_update: Called with the number of embeddings finished since the last call.
-        normalization: "minmax" or "robust", see `micro_sam.embeddings.preprocessing`.
+        normalization: "minmax" or "robust", see `micro_sam.embeddings.preprocessing`; or a `Normalization` with a range,
+            for a part of a larger image.
         dtype_on_disk: "float32", or "float16" for half the size; for new stores.
         order: Which items to compute first.
         lock_timeout: Seconds to wait for another process that writes to the store.
@@ -111,7 +112,7 @@ def iter_precompute(
     halo: tuple[int, int] | None = None,
     batch_size: int = 1,
     mask: Any | None = None,
-    normalization: NormalizationMode = "minmax",
+    normalization: NormalizationMode | Normalization = "minmax",
     dtype_on_disk: StoreDtype = "float32",
     order: Order | None = None,
     on_store: Callable[[EmbeddingStore], None] | None = None,
@@ -168,7 +169,7 @@ def _compute_missing(
     yield Progress(total - len(remaining), total, _COMPUTING)
     while remaining:
         batch = heapq.nsmallest(batch_size, remaining, key) if key else list(itertools.islice(remaining, batch_size))
-        features = encode_batch(predictor, [_read_item(source, store.metadata, item) for item in batch])
+        features = encode_batch(predictor, [read_item(source, store.metadata, item) for item in batch])
         for item, feature in zip(batch, features):
             store.write(item, feature[None])
             del remaining[item]
@@ -177,7 +178,7 @@ def _compute_missing(
             yield Progress(total - len(remaining), total, _COMPUTING)
 
 
-def _read_item(source: ImageSource, metadata: StoreMetadata, item: Item) -> np.ndarray:
+def read_item(source: ImageSource, metadata: StoreMetadata, item: Item) -> np.ndarray:
     """The 8 bit RGB image of an item."""
     window = () if item.tile_id is None else (metadata.tiling.tile(item.tile_id).outer,)
     return convert_plane(source.read(item.i, *window), metadata.normalization.range)

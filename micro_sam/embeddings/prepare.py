@@ -89,7 +89,7 @@ def complete_request(
         The completed metadata.
     """
     stored = _peek(request, options)
-    range_ = None if stored is None else stored.normalization.range
+    range_ = (request if stored is None else stored).normalization.range
     hasher = None if options.path is None else DataHasher()
     counter = PercentileCounter(source.dtype) if request.normalization.mode == "robust" and range_ is None else None
     yield from _feed(source, [consumer for consumer in (hasher, counter) if consumer is not None])

@@ -50,7 +50,7 @@ def describe_request(
     source: ImageSource,
     tile_shape: tuple[int, int] | None,
     halo: tuple[int, int] | None,
-    normalization: NormalizationMode,
+    normalization: NormalizationMode | Normalization,
 ) -> StoreMetadata:
     """The metadata of embeddings that are to be computed, without the parts that need the image's content."""
     return StoreMetadata(
@@ -61,7 +61,7 @@ def describe_request(
         model_type=getattr(predictor, "model_type", None),
         model_name=getattr(predictor, "model_name", None),
         model_hash=getattr(predictor, "_hash", None),
-        normalization=Normalization(normalization),
+        normalization=normalization if isinstance(normalization, Normalization) else Normalization(normalization),
         version=__version__,
     )
 

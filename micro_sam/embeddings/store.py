@@ -198,6 +198,21 @@ class EmbeddingStore(Mapping[str, Any]):
             self._recent.pop(item, None)
             self._loaded = None
 
+    def prepare(self, item: Item) -> None:
+        """Make room on disk for an embedding that another process will write."""
+        if isinstance(self._backend, ZarrBackend):
+            self._backend.prepare(item)
+
+    def record(self, item: Item, checksum: int) -> None:
+        """Write down that an embedding, written to disk by another process, is complete.
+
+        Raises:
+            StoreError: If the store is in memory or open for reading only.
+        """
+        if not isinstance(self._backend, ZarrBackend):
+            raise StoreError("Other processes can only write to embedding stores on disk, this one is in memory.")
+        self._backend.record(item, checksum)
+
     def finish(self) -> None:
         """Write down that the store is complete, for readers of 1.x stores too.
 

@@ -150,8 +150,18 @@ class ZarrBackend:
             StoreError: If the store is open for reading only, or the features do not fit into float16.
             StoreDamagedError: If the disk is full or the folder read-only.
         """
-        if not self.writable:
-            raise StoreError(f"The embedding store '{self.path}' is open for reading only.")
+        self.record(item, self.write_features(item, features))
+
+    def write_features(self, item: Item, features: np.ndarray) -> int:
+        """Write the embedding of an item without recording it as complete; returns the checksum to `record`.
+
+        Several processes may do this for different items whose arrays were made by `prepare`.
+
+        Raises:
+            StoreError: If the store is open for reading only, or the features do not fit into float16.
+            StoreDamagedError: If the disk is full or the folder read-only.
+        """
+        self._check_writable()
         with np.errstate(over="ignore"):
             raw = np.ascontiguousarray(features, dtype=self.metadata.dtype)
         if not np.isfinite(raw).all():
@@ -159,7 +169,23 @@ class ZarrBackend:
         with write_errors(self.path):
             array = self._array(item.tile_id, create=True)
             array[... if item.i is None else item.i] = raw
-            self._record.mark(item, checksum(raw))
+        return checksum(raw)
+
+    def prepare(self, item: Item) -> None:
+        """Make the array of an item, if it is missing; only for the holder of the store's lock."""
+        self._check_writable()
+        with write_errors(self.path):
+            self._array(item.tile_id, create=True)
+
+    def record(self, item: Item, value: int) -> None:
+        """Write down that an item is complete; only for the holder of the store's lock."""
+        self._check_writable()
+        with write_errors(self.path):
+            self._record.mark(item, value)
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise StoreError(f"The embedding store '{self.path}' is open for reading only.")
 
     def finish(self) -> None:
         """Write down that every item is complete, as 1.x readers expect it."""
