@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from micro_sam.embeddings.access import is_tiled
-from micro_sam.errors import ParameterError, StoreDamagedError, UnknownModelError
+from micro_sam.errors import StoreDamagedError, UnknownModelError
 from micro_sam.instance_segmentation import get_instance_segmentation_generator, get_segmentation_mode
-from micro_sam.instance_segmentation.settings import SETTINGS, settings_for
-from micro_sam.instance_segmentation.state import has_state, load_state
+from micro_sam.instance_segmentation.settings import settings_for
+from micro_sam.instance_segmentation.state import has_state, load_state, save_state
 from micro_sam.models.decoder_adapter import get_decoder
 from micro_sam.models.spec import get_spec
 from micro_sam.progress import Progress
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from micro_sam.embedding_access import ImageEmbeddings
     from micro_sam.instance_segmentation.base import Segmenter
     from micro_sam.sam_annotator.session.image import AnnotatedImage
+
+logger = logging.getLogger(__name__)
 
 
 def modes_of(predictor: SamPredictor) -> list[str]:
@@ -74,18 +77,33 @@ class AutomaticSegmentation:
         Raises:
             ParameterError: The model cannot do this.
         """
-        key = (id(embeddings), id(predictor), _family(settings.mode), tuple(settings.init_kwargs().items()), i)
-        segmenter = self._ready.get(key)
-        if segmenter is None or type(segmenter) is not type(self._make(predictor, embeddings, settings)):
-            fresh = self._make(predictor, embeddings, settings)
-            state = None if segmenter is None else segmenter.get_state()
-            if state is not None:
-                fresh.set_state(state)
-            else:
-                yield from self._initialize(fresh, image, embeddings, settings.mode, i)
-            segmenter = self._ready[key] = fresh
+        segmenter = yield from self.iter_prepare(image, predictor, embeddings, settings, i)
         yield Progress(0, 0, "Segment")
         return np.asarray(segmenter.generate(**settings.generate_kwargs()))
+
+    def iter_prepare(
+        self,
+        image: AnnotatedImage,
+        predictor: SamPredictor,
+        embeddings: ImageEmbeddings,
+        settings: Any,
+        i: int | None = None,
+    ) -> Generator[Progress, None, Segmenter]:
+        """The expensive part of `iter_segment`, kept in memory, and beside embeddings that lie on disk.
+
+        Returns:
+            What is ready to generate.
+        """
+        key = (id(embeddings), id(predictor), _family(settings.mode), tuple(settings.init_kwargs().items()), i)
+        fresh, segmenter = self._make(predictor, embeddings, settings), self._ready.get(key)
+        if segmenter is None:
+            yield from self._initialize(fresh, image, embeddings, settings, i)
+            segmenter = fresh
+        elif type(segmenter) is not type(fresh):  # AIS and APG begin with the same maps
+            fresh.set_state({**segmenter.get_state(), "image_embeddings": embeddings, "i": i})
+            segmenter = fresh
+        self._ready[key] = segmenter
+        return segmenter
 
     def _make(self, predictor: SamPredictor, embeddings: ImageEmbeddings, settings: Any) -> Segmenter:
         mode = get_segmentation_mode(settings.mode, predictor.decoder_state is not None)
@@ -103,13 +121,27 @@ class AutomaticSegmentation:
 
     @staticmethod
     def _initialize(
-        segmenter: Segmenter, image: AnnotatedImage, embeddings: ImageEmbeddings, mode: str, i: int | None
+        segmenter: Segmenter, image: AnnotatedImage, embeddings: ImageEmbeddings, settings: Any, i: int | None
     ) -> Generator[Progress, None, None]:
-        folder = getattr(embeddings, "path", None)
-        if folder is not None and _stored(folder, mode, i):
-            segmenter.set_state(load_state(folder, mode, i))
+        folder = getattr(embeddings, "path", None) if settings == replace(settings, **_plain_start(settings)) else None
+        if folder is not None and _stored(folder, settings.mode, i):
+            segmenter.set_state({**load_state(folder, settings.mode, i), "image_embeddings": embeddings, "i": i})
             return
         yield from segmenter.iter_initialize(image.plane(i), embeddings, i)
+        if folder is not None:
+            _store(folder, segmenter.get_state(), settings.mode, i)
+
+
+def _plain_start(settings: Any) -> dict[str, Any]:
+    """The settings of the start with their defaults; only such states are kept on disk."""
+    return type(settings)().init_kwargs()
+
+
+def _store(folder: Any, state: Any, mode: str, i: int | None) -> None:
+    try:
+        save_state(folder, state, mode, i)
+    except StoreDamagedError as error:  # a folder that cannot be written is no reason to stop
+        logger.warning("%s", error)
 
 
 def _family(mode: str) -> str:
@@ -122,10 +154,3 @@ def _stored(folder: Any, mode: str, i: int | None) -> bool:
         return has_state(folder, mode, i)
     except StoreDamagedError:
         return False
-
-
-def check_mode(mode: str) -> str:
-    """Raise `ParameterError` unless there is such a mode."""
-    if mode not in SETTINGS:
-        raise ParameterError(f"The mode is one of {', '.join(SETTINGS)}, got {mode!r}.")
-    return mode

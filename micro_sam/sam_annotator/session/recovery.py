@@ -15,7 +15,7 @@ import numpy as np
 
 from micro_sam.errors import MicroSamError
 from micro_sam.models.cache import get_cache_directory
-from micro_sam.sam_annotator.session.journal import LINES, is_in_use, read_journal
+from micro_sam.sam_annotator.session.journal import LINES, Journal, is_in_use, read_journal
 from micro_sam.sam_annotator.session.state import COMMITTED, SessionState
 
 if TYPE_CHECKING:
@@ -114,3 +114,15 @@ def _is_writable(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def give_up(folder: Path) -> None:
+    """Write into a journal that its work is not wanted any more; it stays on disk.
+
+    Raises:
+        InputError: It is in use.
+        OutputError: It cannot be written.
+    """
+    journal, _ = Journal.resume(folder)
+    journal.append("discarded", {})
+    journal.close()

@@ -135,8 +135,8 @@ class AnnotationSession(SessionState):
         details = {"objects": found, "scores": [round(o.score, 3) for o in segmentation.found], **self._model_name()}
         if live and last is not None and last.kind == "prompts":
             self.amend([diff], details)
-            return True
-        self.do("segment", f"Segmented {_count(found, 'object')}", diffs=[diff], details=details)
+        elif diff is not None:
+            self.do("segment", f"Segmented {_count(found, 'object')}", diffs=[diff], details=details)
         return True
 
     def show_segmentation(self, segmentation: Segmentation) -> None:

@@ -1,0 +1,74 @@
+"""The annotator's panel: all widgets from top to bottom in the order of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+
+from micro_sam.sam_annotator.widgets.automatic_widget import AutomaticWidget
+from micro_sam.sam_annotator.widgets.commit_widget import CommitWidget
+from micro_sam.sam_annotator.widgets.edit_widget import EditWidget
+from micro_sam.sam_annotator.widgets.embedding_widget import EmbeddingWidget
+from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH
+from micro_sam.sam_annotator.widgets.restore_banner import RestoreBanner
+from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
+from micro_sam.sam_annotator.widgets.status_line import StatusLine
+
+
+class AnnotatorPanel(QWidget):
+    """Holds the widgets of an annotator; knows nothing of what they do.
+
+    Args:
+        title: The annotator's name.
+    """
+
+    closing = Signal()
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.setMinimumWidth(PANEL_WIDTH)
+        self.setMaximumWidth(PANEL_WIDTH + 20)
+        self.heading = QLabel(f"<b>{title}</b>")
+        self.heading.setToolTip("Segment Anything for Microscopy")
+        self.status = StatusLine()
+        self.banner = RestoreBanner()
+        self.embedding = EmbeddingWidget()
+        self.segment = SegmentWidget()
+        self.automatic = AutomaticWidget()
+        self.commit = CommitWidget()
+        self.edit = EditWidget()
+        self.sections = QVBoxLayout()
+        self.sections.setContentsMargins(0, 0, 4, 0)
+        self.sections.setSpacing(5)
+        for section in (self.banner, self.embedding, self.segment, self.automatic, self.commit, self.edit):
+            self.sections.addWidget(section)
+        self.sections.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 4, 2, 4)
+        layout.setSpacing(5)
+        layout.addWidget(self.heading)
+        layout.addWidget(self.status)
+        layout.addWidget(self._scrolled(), 1)
+
+    def _scrolled(self) -> QScrollArea:
+        content = QWidget()
+        content.setLayout(self.sections)
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(content)
+        return area
+
+    def insert(self, section: QWidget, before: QWidget) -> None:
+        """Add a section of another annotator."""
+        self.sections.insertWidget(self.sections.indexOf(before), section)
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Call a function when everything that is going on now is done; not if the panel is gone by then."""
+        timer = QTimer(self)
+        timer.setSingleShot(True)
+        timer.timeout.connect(lambda: (timer.deleteLater(), function()))
+        timer.start(0)
