@@ -53,7 +53,9 @@ class AnnotatorWidget(AnnotatorPanel):
         if found is not None:
             self.later(lambda: self._take_over(found))
 
-    def _make_controller(self, viewer: napari.viewer.Viewer, jobs: JobRunner, previews: Previews) -> AnnotatorController:
+    def _make_controller(
+        self, viewer: napari.viewer.Viewer, jobs: JobRunner, previews: Previews
+    ) -> AnnotatorController:
         session = AnnotationSession(kind=self.kind)
         layers = AnnotatorLayers(viewer, self.ndim)
         return AnnotatorController(viewer, self, layers, CanvasTools(viewer), session, jobs, previews)
@@ -63,7 +65,7 @@ class AnnotatorWidget(AnnotatorPanel):
         if session.image is not None and labels.shape == session.image.shape:
             session.put(COMMITTED, labels, "Took over labels")
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802
+    def closeEvent(self, event: Any) -> None:
         """The panel was closed."""
         self.controller.close()
         super().closeEvent(event)

@@ -462,7 +462,11 @@ class AnnotatorController:
     @shown
     def _on_automatic(self, settings: Any, i: int | None, labels: np.ndarray) -> None:
         found = int(np.count_nonzero(np.bincount(labels.ravel())[1:]))
-        details = {"mode": settings.mode, "settings": {**settings.init_kwargs(), **settings.generate_kwargs()}, "found": found}
+        details = {
+            "mode": settings.mode,
+            "settings": {**settings.init_kwargs(), **settings.generate_kwargs()},
+            "found": found,
+        }
         self.session.put(AUTO, labels, f"Segmented automatically: {found} objects", i, kind="automatic", **details)
         self.say(f"{found} objects found. Commit all, change parameters, or correct single ones [Shift+E].", "done")
 
@@ -599,7 +603,9 @@ class AnnotatorController:
             session.note("saved", {"path": str(Path(path).absolute())})
             self.say(f"Saved to {path}.", "done")
 
-        self._start(SAVING, lambda: iter_save(path, labels, origins, scale, units, session.journal_folder), on_done=saved)
+        self._start(
+            SAVING, lambda: iter_save(path, labels, origins, scale, units, session.journal_folder), on_done=saved
+        )
 
     # What is shown
 
@@ -645,6 +651,7 @@ class AnnotatorController:
         self.session.options = Options(
             segment.batched.isChecked(),
             segment.live.isChecked(),
+            segment.tidy.isChecked(),
             commit.preserve_mode(),
             commit.threshold.value(),
             commit.path.path(),
@@ -658,7 +665,7 @@ class AnnotatorController:
 
     def _show_options(self) -> None:
         options = self.session.options
-        self.panel.segment.set_options(options.live, options.batched)
+        self.panel.segment.set_options(options.live, options.batched, options.tidy)
         self.panel.commit.set_options(options.preserve_mode, options.preservation_threshold, options.commit_path)
 
     def say(self, text: str, kind: str = "hint") -> None:

@@ -52,7 +52,9 @@ def next_step(now: Situation) -> str:
     if now.correcting is not None:
         return f"Correcting object {now.correcting}: add positive or negative points [T], then commit it [C]."
     if now.prompts and not now.has_current:
-        return "Press S to segment the object." if not now.live else "Nothing found here yet: add a prompt, or draw a box."
+        return (
+            "Press S to segment the object." if not now.live else "Nothing found here yet: add a prompt, or draw a box."
+        )
     if now.has_current:
         return "Commit the object [C], or refine it with more points; T switches to negative ones."
     if now.has_auto:

@@ -22,7 +22,9 @@ class Keys:
         known = {id(owner) for owner, _ in self._bound}
         for owner in owners:
             if id(owner) not in known:
-                before = {key: owner.bind_key(key, _without_owner(do), overwrite=True) for key, do in self._actions.items()}
+                before = {
+                    key: owner.bind_key(key, _without_owner(do), overwrite=True) for key, do in self._actions.items()
+                }
                 self._bound.append((owner, before))
 
     def close(self) -> None:

@@ -515,9 +515,7 @@ def _atom_window(atom: Any, shape: Sequence[int]) -> Window:
             slice(*s.indices(n)[:2]) if isinstance(s, slice) else slice(int(s), int(s) + 1)
             for s, n in zip(atom.slice_key, shape)
         )
-    return tuple(
-        slice(int(np.min(axis)), int(np.max(axis)) + 1) if np.size(axis) else slice(0, 0) for axis in atom[0]
-    )
+    return tuple(slice(int(np.min(axis)), int(np.max(axis)) + 1) if np.size(axis) else slice(0, 0) for axis in atom[0])
 
 
 def _channels_last(data: Any) -> Any:
@@ -538,7 +536,9 @@ def _wrong_axes(name: str, shape: tuple[int, ...], ndim: int) -> str:
     return f"The layer '{name}' has the shape {shape}, but this annotator takes {wanted}; use {other}."
 
 
-def add_image(viewer: Viewer, array: Any, ndim: int, name: str = IMAGE_NAME, scale: Sequence[float] | None = None) -> Image:
+def add_image(
+    viewer: Viewer, array: Any, ndim: int, name: str = IMAGE_NAME, scale: Sequence[float] | None = None
+) -> Image:
     """Show an array as an image layer: grey, or with channels on the last axis as colours.
 
     Args:

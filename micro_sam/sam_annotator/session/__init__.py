@@ -1,12 +1,12 @@
 """What is being annotated, without any window: a session takes numpy arrays and prompts, and gives labels.
 
-    session = AnnotationSession()
-    session.open(AnnotatedImage.from_array(image))
-    session.predictor, session.embeddings = predictor, embeddings
-    session.set_prompts(Prompts(points=(Point(120, 88),)))
-    session.segment()
-    session.commit()
-    session.undo()
+session = AnnotationSession()
+session.open(AnnotatedImage.from_array(image))
+session.predictor, session.embeddings = predictor, embeddings
+session.set_prompts(Prompts(points=(Point(120, 88),)))
+session.segment()
+session.commit()
+session.undo()
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -204,7 +205,7 @@ def stroke_pixels(stroke_yx: np.ndarray) -> np.ndarray:
     corners = np.round(np.asarray(stroke_yx, dtype=float)).astype(int)
     if len(corners) == 1:
         return corners
-    return np.concatenate([np.stack(line(*a, *b), axis=1) for a, b in zip(corners[:-1], corners[1:])])
+    return np.concatenate([np.stack(line(*a, *b), axis=1) for a, b in pairwise(corners)])
 
 
 def fill(labels: np.ndarray, position: Sequence[int]) -> Edit:

@@ -110,7 +110,12 @@ class Journal:
         number = self.count
         try:
             described = [self._write_blob(diff) for diff in diffs]
-            line = {"n": number, "at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "do": do, **content}
+            line = {
+                "n": number,
+                "at": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+                "do": do,
+                **content,
+            }
             if described:
                 line["changes"] = described
             self._lines.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
@@ -206,7 +211,9 @@ def _read(folder: Path) -> tuple[list[Record], int]:
         try:
             diffs = tuple(_read_diff(described, blobs) for described in content.get("changes", ()))
         except ValueError:
-            logger.warning("The journal '%s' is damaged in line %d; what follows is not used.", folder, len(records) + 1)
+            logger.warning(
+                "The journal '%s' is damaged in line %d; what follows is not used.", folder, len(records) + 1
+            )
             break
         records.append(Record(content["do"], content, diffs))
         end = stop

@@ -200,7 +200,7 @@ class _InThread:
     def _run(self, function: Callable[[Callable[[str], Any]], Any]) -> None:
         try:
             self._outcome = function(lambda name: _Bar(self))
-        except BaseException as error:
+        except (Exception, _Cancelled) as error:  # noqa: BLE001 - raised again where the result is asked for
             self._error = error
 
     def report(self, done: int, total: int) -> None:

@@ -56,7 +56,9 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.kind not in SHAPE_KINDS:
-            raise PromptError(f"A shape prompt is one of {', '.join(SHAPE_KINDS)}, got {self.kind!r}; draw one of these.")
+            raise PromptError(
+                f"A shape prompt is one of {', '.join(SHAPE_KINDS)}, got {self.kind!r}; draw one of these."
+            )
 
     def box_yxyx(self, shape: tuple[int, int]) -> np.ndarray | None:
         """[min_y, min_x, max_y, max_x] clipped to an image, or None if nothing of it lies inside or it has no extent."""

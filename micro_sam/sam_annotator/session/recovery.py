@@ -51,9 +51,7 @@ def new_journal_folder(image: AnnotatedImage, beside: str | os.PathLike | None =
     return _roots(image, None)[0] / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def find_unfinished(
-    image: AnnotatedImage, kind: str, beside: str | os.PathLike | None = None
-) -> Unfinished | None:
+def find_unfinished(image: AnnotatedImage, kind: str, beside: str | os.PathLike | None = None) -> Unfinished | None:
     """The latest work on an image that was neither saved nor given up, and that no window is open for.
 
     Args:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from micro_sam import embedding_access
 from micro_sam.errors import PromptError
@@ -37,6 +38,7 @@ class Request:
         i: The slice or frame, None in an image.
         batched: One object for each positive point, instead of one for all points together.
         start: The mask of an object that is corrected.
+        tidy: Leave out parts of a mask that no positive point lies in, where one lies in another part.
         generation: Which state of the session it was asked in; older answers are dropped.
     """
 
@@ -44,6 +46,7 @@ class Request:
     i: int | None = None
     batched: bool = False
     start: Instance | None = None
+    tidy: bool = True
     generation: int = 0
 
 
@@ -112,7 +115,7 @@ def segment(predictor: SamPredictor, embeddings: ImageEmbeddings, request: Reque
     for tile, which in _by_tile(wanted, embeddings):
         embedding_access.activate(predictor, embeddings, request.i, None if tile is None else tile.index)
         for k, instance in _decode([(k, wanted[k]) for k in which], predictor, tile):
-            found[k] = instance
+            found[k] = tidied(instance, wanted[k].points) if request.tidy else instance
     return Segmentation(request, tuple(found))
 
 
@@ -139,7 +142,25 @@ def object_prompts(request: Request, shape: tuple[int, int]) -> list[ObjectPromp
     return [ObjectPrompt(own) for own in _nearest_groups(points)]
 
 
-def _correction(start: Instance, points: tuple[Point, ...], shapes: Sequence[Shape], shape: tuple[int, int]) -> ObjectPrompt:
+def tidied(instance: Instance | None, points: Sequence[Point]) -> Instance | None:
+    """A mask without the parts that no positive point lies in; all of it if none lies in any."""
+    if instance is None:
+        return None
+    parts, n_parts = ndimage.label(instance.mask)
+    where = (
+        np.array([(round(p.y), round(p.x)) for p in points if p.positive], dtype=int).reshape(-1, 2) - instance.origin
+    )
+    where = where[((where >= 0) & (where < parts.shape)).all(axis=1)]
+    met = set(parts[tuple(where.T)].tolist()) - {0}
+    if n_parts < 2 or not met:
+        return instance
+    facts = {"score": instance.score, "stability": instance.stability, "point_xy": instance.point_xy}
+    return make_instance(np.isin(parts, list(met)), instance.origin, **facts)
+
+
+def _correction(
+    start: Instance, points: tuple[Point, ...], shapes: Sequence[Shape], shape: tuple[int, int]
+) -> ObjectPrompt:
     if not shapes:
         return ObjectPrompt(points, mask=start)
     drawn = shapes[-1]
@@ -180,9 +201,7 @@ def _nearest_groups(points: Sequence[Point]) -> list[tuple[Point, ...]]:
     return [tuple(group) for group in groups]
 
 
-def _by_tile(
-    wanted: Sequence[ObjectPrompt], embeddings: ImageEmbeddings
-) -> Iterator[tuple[Tile | None, list[int]]]:
+def _by_tile(wanted: Sequence[ObjectPrompt], embeddings: ImageEmbeddings) -> Iterator[tuple[Tile | None, list[int]]]:
     """The objects, tile by tile; all at once without tiles."""
     if not embedding_access.is_tiled(embeddings):
         yield None, list(range(len(wanted)))

@@ -35,6 +35,7 @@ class Options:
     Attributes:
         batched: Each positive point is an object of its own.
         live: Show the mask as soon as prompts change.
+        tidy: Leave out parts of a mask away from the positive points.
         preserve_mode: What a commit may overwrite: "objects", "pixels" or "none".
         preservation_threshold: For "objects": which covered fraction keeps an object from being committed.
         commit_path: Where committed objects are saved after every commit; None for nowhere.
@@ -42,6 +43,7 @@ class Options:
 
     batched: bool = False
     live: bool = True
+    tidy: bool = True
     preserve_mode: edits.PreserveMode = "objects"
     preservation_threshold: float = 0.75
     commit_path: str | None = None
@@ -74,7 +76,9 @@ class AnnotationSession(SessionState):
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
-    def open(self, image: AnnotatedImage, journal_beside: str | os.PathLike | None = None, journal: bool = True) -> None:
+    def open(
+        self, image: AnnotatedImage, journal_beside: str | os.PathLike | None = None, journal: bool = True
+    ) -> None:
         """Begin with an image: empty labels, no embeddings, a journal of its own.
 
         Args:
@@ -105,7 +109,7 @@ class AnnotationSession(SessionState):
             prompts: Other prompts than the session's, for example while one is dragged.
         """
         chosen = (self.prompts if prompts is None else prompts).in_slice(i)
-        return Request(chosen, i, self.options.batched, self._start_mask(i), self.generation)
+        return Request(chosen, i, self.options.batched, self._start_mask(i), self.options.tidy, self.generation)
 
     def run(self, request: Request) -> Segmentation:
         """Answer a request. It changes nothing in the session and may be called in another thread.
@@ -275,7 +279,13 @@ class AnnotationSession(SessionState):
         taken = self._edit(key, edits.delete(self.labels[key], label))
         made = [self._edit(name, (window, mask.astype(self.labels[name].dtype))) for name in (CURRENT, START)]
         values = {"correcting": Correction(key, int(label)), "prompts": Prompts()}
-        self.do("correct", f"Took object {label} to correct it", values, [taken, *made], {"labels": key, "label": int(label)})
+        self.do(
+            "correct",
+            f"Took object {label} to correct it",
+            values,
+            [taken, *made],
+            {"labels": key, "label": int(label)},
+        )
 
     def delete(self, key: str, label: int) -> None:
         """Delete an object."""
@@ -349,7 +359,9 @@ class AnnotationSession(SessionState):
         if diff is not None:
             self.do("paint", "Painted", diffs=[diff], details={"labels": key})
 
-    def put(self, key: str, labels: np.ndarray, text: str, i: int | None = None, kind: str = "load", **details: Any) -> None:
+    def put(
+        self, key: str, labels: np.ndarray, text: str, i: int | None = None, kind: str = "load", **details: Any
+    ) -> None:
         """Replace labels, of everything or of a slice, by others: a result, or what was loaded.
 
         Raises:
@@ -359,7 +371,11 @@ class AnnotationSession(SessionState):
         labels = np.asarray(labels).reshape(labels.shape if i is None else (1, *labels.shape))
         if labels.shape != target.shape:
             raise ParameterError(f"The labels have the shape {labels.shape}, but the image has {target.shape}.")
-        first = (slice(0, n) for n in target.shape) if i is None else (slice(i, i + 1), *(slice(0, n) for n in target.shape[1:]))
+        first = (
+            (slice(0, n) for n in target.shape)
+            if i is None
+            else (slice(i, i + 1), *(slice(0, n) for n in target.shape[1:]))
+        )
         diff = Diff.between(key, tuple(first), target, labels.astype(target.dtype))
         if diff is not None:
             self.do(kind, text, diffs=[diff], details={**details, **(self._model_name() if key == AUTO else {})})

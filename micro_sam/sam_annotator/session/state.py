@@ -113,7 +113,9 @@ class SessionState:
         if self.labels.get(key) is array:
             return key
         if not isinstance(array, np.ndarray) or not array.flags.writeable:
-            raise ParameterError(f"The layer '{name}' cannot be changed because it is not in memory; make a copy of it.")
+            raise ParameterError(
+                f"The layer '{name}' cannot be changed because it is not in memory; make a copy of it."
+            )
         if array.shape != self.labels[COMMITTED].shape:
             expected = self.labels[COMMITTED].shape
             raise ParameterError(f"The layer '{name}' has the shape {array.shape}, but the image has {expected}.")
@@ -323,7 +325,11 @@ class SessionState:
     def set_prompts(self, prompts: Prompts) -> Step | None:
         """The prompts were changed; None if they are what they were."""
         prompts = rounded(prompts)
-        return None if prompts == self.prompts else self.do("prompts", _what_changed(self.prompts, prompts), {"prompts": prompts})
+        return (
+            None
+            if prompts == self.prompts
+            else self.do("prompts", _what_changed(self.prompts, prompts), {"prompts": prompts})
+        )
 
 
 def _what_changed(before: Prompts, after: Prompts) -> str:

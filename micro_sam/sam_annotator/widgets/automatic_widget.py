@@ -13,7 +13,10 @@ from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
 
 MODE_TEXTS = {
     "ais": ("Decoder (AIS)", "The model's decoder outlines all objects; fast."),
-    "apg": ("Decoder and prompts (APG)", "The decoder finds objects, prompts segment them one by one; finer and slower."),
+    "apg": (
+        "Decoder and prompts (APG)",
+        "The decoder finds objects, prompts segment them one by one; finer and slower.",
+    ),
     "amg": ("Grid of points (AMG)", "A grid of points is segmented; for models without decoder. Slow."),
 }
 

@@ -7,7 +7,11 @@ from qtpy.QtCore import Signal
 from micro_sam.sam_annotator.widgets.parts import Section, button, tool_button
 
 EDIT_TOOLS = {
-    "correct": ("Correct", "Click an object of any labels layer; then change it with points, and commit it.", "Shift+E"),
+    "correct": (
+        "Correct",
+        "Click an object of any labels layer; then change it with points, and commit it.",
+        "Shift+E",
+    ),
     "split": ("Split", "Draw a stroke across an object to cut it in two.", "Shift+X"),
     "merge": ("Merge", "Draw a stroke through objects to make them one.", "Shift+M"),
     "delete": ("Delete", "Click an object to delete it.", "Shift+D"),
@@ -23,7 +27,9 @@ class EditWidget(Section):
     redo_requested = Signal()
 
     def __init__(self) -> None:
-        super().__init__("5  Correct objects", "Change objects that exist, whoever made them. Everything can be undone.")
+        super().__init__(
+            "5  Correct objects", "Change objects that exist, whoever made them. Everything can be undone."
+        )
         self.tools = {name: tool_button(text, help, key) for name, (text, help, key) in EDIT_TOOLS.items()}
         for name, widget in self.tools.items():
             widget.clicked.connect(lambda _=False, name=name: self.tool_chosen.emit(name))

@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QSpinBox,
     QToolButton,
@@ -50,11 +49,15 @@ class EmbeddingWidget(Section):
         form.addRow("Model", self.model)
         self.box.addLayout(form)
         self.compute = button(
-            "Compute embeddings", "Let the model look at the image; after that every click is answered at once.", primary=True
+            "Compute embeddings",
+            "Let the model look at the image; after that every click is answered at once.",
+            primary=True,
         )
         self.add(self.compute)
         self.add(Folded("Model and embedding settings", self._settings()))
-        self.compute.clicked.connect(lambda: (self.cancel_requested if self._running else self.compute_requested).emit())
+        self.compute.clicked.connect(
+            lambda: (self.cancel_requested if self._running else self.compute_requested).emit()
+        )
         self.image.currentTextChanged.connect(self.image_chosen)
         for signal in (self.model.currentTextChanged, self.device.currentTextChanged, self.weights.line.textChanged):
             signal.connect(lambda _: self.model_changed.emit())
@@ -68,13 +71,20 @@ class EmbeddingWidget(Section):
         self.device.addItems(["automatic", *_devices()])
         self.weights = PathInput("A model file of your own, with an encoder of the kind chosen above.", "A model file")
         self.store = PathInput(
-            "A folder (.zarr) where embeddings are kept, so that the image opens at once next time.", "In memory", folder=True
+            "A folder (.zarr) where embeddings are kept, so that the image opens at once next time.",
+            "In memory",
+            folder=True,
         )
         self.tiling = _combo("Large images are cut into tiles. Automatic: beyond 2048 pixels.")
         for name in _TILINGS:
             self.tiling.addItem(_TILING_TEXTS[name], name)
-        self.tile, self.halo = _pair(1024, "Side of a tile in pixels (y, x)."), _pair(128, "Overlap of tiles in pixels (y, x).")
-        self.normalization = _combo("Contrast from the darkest and brightest pixel, or robust against single hot pixels.")
+        self.tile, self.halo = (
+            _pair(1024, "Side of a tile in pixels (y, x)."),
+            _pair(128, "Overlap of tiles in pixels (y, x)."),
+        )
+        self.normalization = _combo(
+            "Contrast from the darkest and brightest pixel, or robust against single hot pixels."
+        )
         self.normalization.addItems(["minmax", "robust"])
         form.addRow("Device", self.device)
         form.addRow("Own weights", self.weights)

@@ -38,13 +38,16 @@ class SegmentWidget(Section):
         self.live.setChecked(True)
         self.batched = QCheckBox("One object per point")
         self.batched.setToolTip("Each positive point is an object of its own; negative points go to the nearest one.")
+        self.tidy = QCheckBox("Only the clicked part")
+        self.tidy.setToolTip("Leave out parts of the mask that are not connected with a positive point.")
         self.add(self.live, self.batched)
+        self.add(self.tidy)
         self.segment = button("Segment", "Segment the object that the prompts say.", "S", primary=True)
         self.clear = button("Clear", "Remove all prompts and the current object.", "Shift+C")
         self.segment.clicked.connect(self.segment_requested)
         self.clear.clicked.connect(self.clear_requested)
         self.add(self.segment, self.clear)
-        for box in (self.live, self.batched):
+        for box in (self.live, self.batched, self.tidy):
             box.toggled.connect(lambda _: self.options_changed.emit())
         self.set_label("positive")
 
@@ -59,8 +62,9 @@ class SegmentWidget(Section):
         self.label.setText(f"Next point: {label}  [T]")
         self.label.setStyleSheet(f"QPushButton {{ border-left: 8px solid {color}; padding: 3px; }}")
 
-    def set_options(self, live: bool, batched: bool) -> None:
+    def set_options(self, live: bool, batched: bool, tidy: bool) -> None:
         """Show these options; nothing is announced."""
-        with quietly(self.live, self.batched):
+        with quietly(self.live, self.batched, self.tidy):
+            self.tidy.setChecked(tidy)
             self.live.setChecked(live)
             self.batched.setChecked(batched)

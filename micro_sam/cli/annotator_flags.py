@@ -1,0 +1,100 @@
+"""Flags that the annotators' commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from micro_sam.cli.options import add_model_flags, tiling, whole_number
+from micro_sam.errors import MissingInputError
+
+
+def add_annotator_flags(parser: argparse.ArgumentParser) -> None:
+    """Image, embeddings, labels to begin with, model and tiles."""
+    parser.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="PATH", help="The image, or a folder with --key."
+    )
+    parser.add_argument("-k", "--key", help="The data set inside the file, or the pattern of a folder's files.")
+    parser.add_argument(
+        "-e",
+        "--embedding_path",
+        type=Path,
+        metavar="PATH",
+        help="The zarr store where embeddings are kept, or will be.",
+    )
+    add_model_flags(parser)
+    add_tile_flags(parser)
+
+
+def add_labels_flags(parser: argparse.ArgumentParser) -> None:
+    """``--segmentation_result`` and ``--segmentation_key``: labels to begin with."""
+    parser.add_argument(
+        "-s", "--segmentation_result", type=Path, metavar="PATH", help="Labels to begin with: the committed objects."
+    )
+    parser.add_argument("-sk", "--segmentation_key", metavar="KEY", help="The data set inside the file of the labels.")
+
+
+def add_tile_flags(parser: argparse.ArgumentParser) -> None:
+    """Tiles and what is computed ahead of time."""
+    group = parser.add_argument_group("embeddings")
+    group.add_argument(
+        "--tile_shape", type=whole_number(1), nargs=2, metavar=("Y", "X"), help="Tiles; automatic if left out."
+    )
+    group.add_argument("--halo", type=whole_number(0), nargs=2, metavar=("Y", "X"), help="The overlap of tiles.")
+    group.add_argument(
+        "--normalization", choices=("minmax", "robust"), default="minmax", help="Contrast; robust against hot pixels."
+    )
+    group.add_argument(
+        "--precompute_amg_state", action="store_true", help="Also compute what automatic segmentation needs."
+    )
+    group.add_argument(
+        "--prefer_decoder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Segment automatically with the model's decoder.",
+    )
+
+
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """How to work."""
+    group = parser.add_argument_group("annotation")
+    group.add_argument(
+        "--commit_path", type=Path, metavar="FILE", help="Save labels and prompts here after every commit."
+    )
+    group.add_argument(
+        "--preserve_mode",
+        choices=("objects", "pixels", "none"),
+        default="objects",
+        help="What a commit leaves as it is.",
+    )
+    group.add_argument(
+        "--live", action=argparse.BooleanOptionalAction, default=True, help="Show masks as soon as prompts change."
+    )
+
+
+def annotator_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments that all annotator functions take."""
+    tile_shape, halo = tiling(args)
+    return {
+        "embedding_path": None if args.embedding_path is None else str(args.embedding_path),
+        "model_type": args.model_type,
+        "checkpoint_path": args.checkpoint,
+        "decoder_path": args.decoder_path,
+        "device": None if args.device == "auto" else args.device,
+        "precision": args.precision,
+        "tile_shape": tile_shape,
+        "halo": halo,
+        "normalization": args.normalization,
+        "precompute_amg_state": args.precompute_amg_state,
+        "prefer_decoder": args.prefer_decoder,
+        "commit_path": None if args.commit_path is None else str(args.commit_path),
+        "preserve_mode": args.preserve_mode,
+        "live": args.live,
+    }
+
+
+def check_exists(path: Path | None, flag: str) -> None:
+    """Raise `MissingInputError` if a path was given and nothing is there."""
+    if path is not None and not path.exists():
+        raise MissingInputError(f"--{flag} '{path}' does not exist; check the path.")
