@@ -206,7 +206,10 @@ def _decoder(predictor: SamPredictor, state: Mapping[str, Any] | None) -> Any:
 
 
 def model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, Any]:
-    """The parameters that suit a registered model; none for a checkpoint of one's own."""
+    """The parameters that suit a registered model, or that a model file of one's own holds."""
+    own = getattr(predictor, "defaults", None) or {}
+    if own:
+        return dict(own.get(segmentation_mode_of(segmenter), {}))
     try:
         spec = get_spec(predictor.model_name)
     except (AttributeError, UnknownModelError):

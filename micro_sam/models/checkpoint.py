@@ -49,6 +49,12 @@ class Checkpoint:
         """The kind of image encoder, recognised from the weights: "vit_t", "vit_b", "vit_l" or "vit_h"."""
         return recognise_encoder(self.model_state, self.path)
 
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What an exported model says about itself: "name", "encoder", "defaults" and more; empty if it says nothing."""
+        description = self.metadata.get("metadata")
+        return description if isinstance(description, dict) else {}
+
     def as_state(self) -> dict[str, Any]:
         """The content as a mapping with "model_state" and, where there is one, "decoder_state"."""
         state: dict[str, Any] = {**self.metadata, "model_state": self.model_state}

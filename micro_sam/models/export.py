@@ -12,6 +12,8 @@ import torch
 from ..errors import CheckpointError, OutputError
 from .build_sam import parameter_shapes
 from .checkpoint import check_names_and_shapes, read_checkpoint
+from .peft_export import merged_state
+from .peft_sam import peft_arguments
 from .spec import get_spec
 
 
@@ -46,15 +48,18 @@ def export_custom_sam_model(
             f"{checkpoint_path} holds a {checkpoint.encoder} encoder, but the model type {model_type!r} has a {encoder} "
             f"encoder: pass model_type={checkpoint.encoder!r}."
         )
-    check_names_and_shapes(checkpoint.model_state, parameter_shapes(encoder), checkpoint_path, encoder)
-    content: Mapping[str, Any] = checkpoint.model_state
+    state = checkpoint.model_state
+    if not set(state) <= set(parameter_shapes(encoder)) and peft_arguments(checkpoint.metadata):
+        state = merged_state(checkpoint)
+    check_names_and_shapes(state, parameter_shapes(encoder), checkpoint_path, encoder)
+    content: Mapping[str, Any] = state
     if with_segmentation_decoder:
         if checkpoint.decoder_state is None:
             raise CheckpointError(
                 f"{checkpoint_path} holds no instance segmentation decoder: export it without, or use a checkpoint that "
                 "was trained with one."
             )
-        content = {"model_state": checkpoint.model_state, "decoder_state": checkpoint.decoder_state}
+        content = {"model_state": state, "decoder_state": checkpoint.decoder_state}
     save_checkpoint(content, save_path)
 
 
@@ -70,6 +75,8 @@ def save_checkpoint(content: Mapping[str, Any], save_path: str | os.PathLike) ->
         torch.save(dict(content), partial)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError for a missing folder and a full disk
-        raise OutputError(f"The model cannot be written to {path} ({error}): check the folder and free space.") from error
+        raise OutputError(
+            f"The model cannot be written to {path} ({error}): check the folder and free space."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -79,11 +79,11 @@ class FastViT(ImageEncoderViT):
         if self.pos_embed is not None:
             x = x + self.pos_embed
         for block in self.blocks:
-            x = _apply_block(block, x) if type(block) is Block else block(x)
+            x = apply_block(block, x) if type(block) is Block else block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
 
-def _apply_block(block: Block, x: torch.Tensor) -> torch.Tensor:
+def apply_block(block: Block, x: torch.Tensor) -> torch.Tensor:
     """A block on (B, H, W, C), calling its parts."""
     attention = block.attn
     if type(attention) is not Attention or attention._forward_hooks or attention._forward_pre_hooks:

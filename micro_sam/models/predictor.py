@@ -31,6 +31,7 @@ class SamPredictor(_SamPredictor):
 
     Attributes:
         model: The network.
+        defaults: Parameters of automatic segmentation by mode ("ais", "apg", "amg") that a model file of one's own holds.
         model_type: The image encoder, "vit_t", "vit_b", "vit_l" or "vit_h".
         model_name: The registry name that was asked for.
         checkpoint_path: The checkpoint file, None for a network that was built in memory.
@@ -51,6 +52,7 @@ class SamPredictor(_SamPredictor):
         self.model_name = model_name or model_type
         self.checkpoint_path = checkpoint_path
         self.precision = precision
+        self.defaults: Mapping[str, Mapping[str, Any]] = {}
         self._hash = None if checkpoint_path is None else file_hash(checkpoint_path)
         self._decoder_source = decoder_source
         self._decoder_state: StateDict | None = None
@@ -91,7 +93,8 @@ def get_sam_model(
 
     Args:
         model_type: A registered model (see `get_model_names`), downloaded if it is not in the cache. With
-            `checkpoint_path` it names the encoder: "vit_b", or any registered model with that encoder.
+            `checkpoint_path` it names the encoder: "vit_b", or any registered model with that encoder; left at its
+            default, the file says which encoder it holds and what the model is called.
         device: Where to compute; the best device there is by default.
         checkpoint_path: A checkpoint file to load in the place of the registered model's.
         return_sam: Return the network, too.
@@ -121,6 +124,9 @@ def get_sam_model(
     computed_in = resolve_precision(precision, device)
     path = Path(checkpoint_path) if checkpoint_path is not None else _fetch(spec.name, progress_bar_factory)
     checkpoint = read_checkpoint(path)
+    if checkpoint_path is not None and model_type == DEFAULT_MODEL:
+        spec = get_spec(checkpoint.encoder)
+        model_type = checkpoint.description.get("name") or (model_type if spec.encoder == "vit_b" else spec.name)
     _check_encoder(checkpoint, spec, model_type, custom=checkpoint_path is not None)
     sam = load_sam(checkpoint, spec.encoder, peft_kwargs, flexible_load_checkpoint, **model_kwargs).to(device)
     if accelerate and not peft_kwargs:
@@ -137,6 +143,8 @@ def get_sam_model(
             checkpoint, None if checkpoint_path is not None else spec, decoder_path, progress_bar_factory
         ),
     )
+    if checkpoint_path is not None:
+        predictor.defaults = checkpoint.description.get("defaults") or {}
     results = [predictor, *([sam] if return_sam else [])]
     if return_state:
         state = checkpoint.as_state()
@@ -164,8 +172,10 @@ def load_sam(
     unknown = set(model_kwargs) - {"num_multimask_outputs", "image_size"}
     if unknown:
         raise ParameterError(f"Unknown argument {min(unknown)!r}: expected num_multimask_outputs or image_size.")
-    sam = (build_sam if flexible or peft_kwargs else build_empty_sam)(encoder, **model_kwargs)
     is_plain = set(checkpoint.model_state) <= set(parameter_shapes(encoder))
+    if not peft_kwargs and not is_plain:
+        peft_kwargs = _stored_peft(checkpoint)
+    sam = (build_sam if flexible or peft_kwargs else build_empty_sam)(encoder, **model_kwargs)
     if peft_kwargs and not is_plain:
         sam = _with_peft(sam, peft_kwargs)
     load_weights(sam, checkpoint.model_state, source=checkpoint.path, flexible=flexible)
@@ -177,6 +187,12 @@ def optional_module(name: str) -> ModuleType | None:
     if importlib.util.find_spec(f"{__package__}.{name}") is None:
         return None
     return importlib.import_module(f"{__package__}.{name}")
+
+
+def _stored_peft(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """How a checkpoint of this package's training was finetuned, if with few parameters."""
+    peft_sam = optional_module("peft_sam")
+    return None if peft_sam is None else peft_sam.peft_arguments(checkpoint.metadata)
 
 
 def _with_peft(sam: Sam, peft_kwargs: Mapping[str, Any]) -> Sam:

@@ -129,11 +129,14 @@ def test_the_weights_are_not_held_twice(tiny_checkpoint, monkeypatch):
 
 
 def test_a_contradiction_with_the_model_type_is_reported(tiny_checkpoint):
-    message = "holds a vit_t encoder, but the model type 'vit_b_lm' has a vit_b encoder: pass model_type='vit_t'"
+    message = "holds a vit_t encoder, but the model type 'vit_b_em_organelles' has a vit_b encoder: pass model_type='vit_t'"
     with pytest.raises(CheckpointError, match=message):
-        get_sam_model("vit_b_lm", "cpu", tiny_checkpoint)
-    with pytest.raises(CheckpointError, match="but the model type 'vit_b_lm'"):
-        get_sam_model(checkpoint_path=tiny_checkpoint, device="cpu")
+        get_sam_model("vit_b_em_organelles", "cpu", tiny_checkpoint)
+
+
+def test_without_a_model_type_the_checkpoint_says_what_it_holds(tiny_checkpoint):
+    predictor = get_sam_model(checkpoint_path=tiny_checkpoint, device="cpu", accelerate=False)
+    assert (predictor.model_type, predictor.model_name) == ("vit_t", "vit_t")
 
 
 @pytest.mark.parametrize("name", spec.model_names())
