@@ -20,6 +20,10 @@ __getattr__, __dir__, __all__ = lazy_names(
             "iter_automatic_tracking",
             "TrackingSettings",
         ),
+        ".linking": ("merge_instance_segmentation_3d", "iter_merge_slices", "LinkSettings"),
+        ".automatic": ("automatic_3d_segmentation", "iter_automatic_3d"),
+        ".volume_settings": ("VolumeSettings",),
+        ".slice_stream": ("SliceOptions",),
         ".projection": ("Projection", "PropagationSettings"),
     },
 )
