@@ -99,7 +99,7 @@ def match_block(job: SegmentationJob, index: int, count: int) -> dict[str, int]:
     arrays = {"sizes": inner_sizes(labels[block.inner_in_outer], count)}
     for other in job.grid.following(index):
         neighbor = job.grid.block(other)
-        shared = intersection(block.outer, neighbor.outer)
+        shared = intersection(job.grid.trusted(block), job.grid.trusted(neighbor))
         here, there = labels[relative(shared, block.outer)], load_block(job, other)[relative(shared, neighbor.outer)]
         arrays[f"pairs_{other}"] = match_labels(here, there, job.least_iou)
     return {"bytes": _save(job.links_file(index), arrays)}

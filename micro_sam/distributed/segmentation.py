@@ -88,7 +88,7 @@ def iter_distributed_segmentation(
     halo: tuple[int, ...] | None = None,
     mode: str | None = None,
     normalization: str = "robust",
-    least_iou: float = 0.5,
+    least_iou: float = 0.3,
     **settings: Any,
 ) -> Work:
     """`distributed_segmentation` as a generator of `Progress`.

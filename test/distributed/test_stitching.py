@@ -19,9 +19,9 @@ def _stitched(blocks: list[np.ndarray], grid: BlockGrid, min_size: int = 0) -> t
         pairs = {}
         for other in grid.following(block.index):
             neighbor = grid.block(other)
-            shared = intersection(block.outer, neighbor.outer)
+            shared = intersection(grid.trusted(block), grid.trusted(neighbor))
             here, there = labels[relative(shared, block.outer)], blocks[other][relative(shared, neighbor.outer)]
-            pairs[other] = match_labels(here, there, 0.5)
+            pairs[other] = match_labels(here, there, 0.3)
         links.append(BlockLinks(inner_sizes(labels[block.inner_in_outer], int(labels.max())), pairs))
     numbers, n_objects = number_objects(links, counts, min_size)
     result, first = np.zeros(grid.shape, numbers.dtype), np.cumsum(counts) - counts
