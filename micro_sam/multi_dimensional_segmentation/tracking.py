@@ -13,7 +13,7 @@ import numpy as np
 from micro_sam.errors import ImageError, ParameterError
 from micro_sam.multi_dimensional_segmentation.tracking_frames import FrameOptions, iter_segment_frames
 from micro_sam.multi_dimensional_segmentation.tracking_lap import LinkSettings, link_objects
-from micro_sam.multi_dimensional_segmentation.tracking_objects import FrameObjects, iter_measure_frames, measure_objects
+from micro_sam.multi_dimensional_segmentation.tracking_objects import ObjectSeries, iter_measure_series, measure_objects
 from micro_sam.multi_dimensional_segmentation.tracking_trackastra import MODES, link_with_trackastra
 from micro_sam.multi_dimensional_segmentation.tracking_tracks import (
     Lineages,
@@ -117,12 +117,12 @@ def iter_track(
     """`track_across_frames` as a generator of `Progress`; nothing is written before all is computed."""
     settings = settings or TrackingSettings()
     segmentation = _check(timeseries, segmentation)
-    frames = yield from iter_measure_frames(segmentation)
+    series = yield from iter_measure_series(segmentation)
     yield Progress(0, 1, "Link frames")
-    links = _link(timeseries, segmentation, frames, settings)
+    links = _link(timeseries, segmentation, series, settings)
     yield Progress(1, 1, "Link frames")
-    tracks = tracks_from_links(frames, links, settings.min_time_extent)
-    labels = yield from iter_paint(segmentation, frames, tracks)
+    tracks = tracks_from_links(series.frames, links, settings.min_time_extent)
+    labels = yield from iter_paint(segmentation, series.frames, tracks)
     lineages = lineages_of(tracks)
     if output_folder is not None:
         from micro_sam.io.tracks_ctc import write_ctc
@@ -143,16 +143,16 @@ def _check(timeseries: Any, segmentation: Any) -> Any:
     return segmentation
 
 
-def _link(timeseries: Any, segmentation: Any, frames: Sequence[FrameObjects], settings: TrackingSettings) -> list:
+def _link(timeseries: Any, segmentation: Any, series: ObjectSeries, settings: TrackingSettings) -> list:
     if settings.linker == "laptrack":
         if settings.mode == "ilp":
             raise ParameterError("mode='ilp' belongs to linker='trackastra'; use 'greedy' or 'greedy_nodiv'.")
         gap_closing = 1 if settings.gap_closing is None else int(settings.gap_closing)
-        return link_objects(frames, LinkSettings(gap_closing, divisions=settings.mode != "greedy_nodiv"))
+        return link_objects(series, LinkSettings(gap_closing, divisions=settings.mode != "greedy_nodiv"))
     images, labels = np.asarray(timeseries), np.asarray(segmentation)
     if images.ndim > labels.ndim:
         images = images.mean(axis=-1)
-    return link_with_trackastra(images, labels, frames, settings.mode, settings.tracking_model)
+    return link_with_trackastra(images, labels, series.frames, settings.mode, settings.tracking_model)
 
 
 def automatic_tracking_implementation(

@@ -1,19 +1,27 @@
-"""Link objects from frame to frame by linear assignment with gap closing and division, with laptrack.
+"""Link objects from frame to frame by linear assignment, then close gaps and find divisions with laptrack.
 
-The method is that of Jaqaman et al., Nature Methods 2008, as `laptrack` implements it. All lengths are measured in typical
-object radii, and how far objects may move is learned from the series, so that there is no parameter in pixels.
+The method is that of Jaqaman et al., Nature Methods 2008: one assignment for every pair of frames, then one for all pieces
+of tracks, which `laptrack` solves. All lengths are measured in typical object radii, and how far objects may move is
+learned from the series, so that there is no parameter in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from micro_sam.multi_dimensional_segmentation.tracking_objects import FrameObjects, shape_coordinates
+from micro_sam.multi_dimensional_segmentation.tracking_objects import (
+    ENOUGH_PAIRS,
+    ObjectSeries,
+    mutual_neighbours,
+    shape_coordinates,
+)
 
 Node = tuple[int, int]
 """A frame and the index of an object in it."""
@@ -31,6 +39,7 @@ class LinkSettings:
         reach: How far an object may move, in multiples of what nine of ten clear pairs move less than.
         least_reach: An object may move as far as this even if nothing else moves.
         most_reach: No object may move farther than this.
+        overlap_weight: What it costs, beside the squared distance, that two objects do not overlap at all.
         division_cost: The largest cost of a division: squared distance of the pair of daughters to the mother, and the
             squared logarithms of the two ratios of area below, weighted.
         growth_weight: Weight of the daughters' area to that of the mother.
@@ -45,6 +54,7 @@ class LinkSettings:
     reach: float = 3.0
     least_reach: float = 1.5
     most_reach: float = 4.0
+    overlap_weight: float = 2.0
     division_cost: float = 2.5
     growth_weight: float = 4.0
     symmetry_weight: float = 1.0
@@ -53,52 +63,48 @@ class LinkSettings:
     least_life: int = 2
 
 
-def link_objects(frames: Sequence[FrameObjects], settings: LinkSettings | None = None) -> list[Link]:
+def link_objects(series: ObjectSeries, settings: LinkSettings | None = None) -> list[Link]:
     """Link the objects of a time series.
 
     Args:
-        frames: The objects of every frame.
+        series: The objects.
         settings: How to link; the defaults suit cells and nuclei.
 
     Returns:
         Links between an object and what it is later: one to the next time it is seen, two if it divides.
     """
-    problem = _Problem(frames, settings or LinkSettings())
-    return problem.solve() if sum(len(frame) > 0 for frame in frames) > 1 else []
+    occupied = sum(len(frame) > 0 for frame in series.frames)
+    return _Problem(series, settings or LinkSettings()).solve() if occupied > 1 else []
 
 
 class _Problem:
     """The objects of a series in a frame of reference that moves with them, and the costs of linking them."""
 
-    def __init__(self, frames: Sequence[FrameObjects], settings: LinkSettings) -> None:
-        self.frames, self.settings = frames, settings
-        self.unit = float(np.median(np.concatenate([frame.radii for frame in frames])))
-        self.coordinates = [shape_coordinates(f.centres / self.unit, f.moments / self.unit**2) for f in frames]
-        self._remove_drift()
-        self.cutoff = self._cutoff()
+    def __init__(self, series: ObjectSeries, settings: LinkSettings) -> None:
+        self.frames, self.overlaps, self.settings = series.frames, series.overlaps, settings
+        self.unit = float(np.median(np.concatenate([frame.radii for frame in series.frames])))
+        self.drift = series.drift / self.unit
+        self.coordinates = [
+            self._coordinates(frame, objects.centres / self.unit, objects.moments / self.unit**2)
+            for frame, objects in enumerate(series.frames)
+        ]
+        self.reach = self._reach()
         self.next: dict[Node, Node] = {}
 
     def solve(self) -> list[Link]:
+        settings, cutoff = self.settings, self.reach**2
+        for frame in range(len(self.frames) - 1):
+            self.next.update(self._assign(frame))
+        if not self.next and not settings.gap_closing:
+            return []
         from laptrack import LapTrack
 
-        links = LapTrack(
-            metric="sqeuclidean",
-            cutoff=self.cutoff,
-            track_start_cost=self.cutoff,
-            track_end_cost=self.cutoff,
-            gap_closing_cutoff=False,
-            splitting_cutoff=False,
-        ).predict(self.coordinates)
-        self.next = {tuple(earlier): tuple(later) for earlier, later in links.edges}
-        settings = self.settings
-        if settings.gap_closing < 1 and not settings.divisions:
-            return sorted(self.next.items())
-        most = max(self.cutoff, settings.division_cost)
+        most = max(cutoff, settings.division_cost)
         graph = LapTrack(
             metric="sqeuclidean",
             cutoff=0,  # frames are linked already, by the edges below
             gap_closing_metric=self.gap_cost,
-            gap_closing_cutoff=self.cutoff if settings.gap_closing > 0 else False,
+            gap_closing_cutoff=cutoff if settings.gap_closing > 0 else False,
             gap_closing_max_frame_count=settings.gap_closing + 1,
             splitting_metric=self.division_cost,
             splitting_cutoff=settings.division_cost if settings.divisions else False,
@@ -108,6 +114,41 @@ class _Problem:
             no_merging_cost=most,
         ).predict(self._numbered(), connected_edges=list(self.next.items()))
         return sorted((_node(earlier), _node(later)) for earlier, later in graph.edges)
+
+    def _assign(self, frame: int) -> list[Link]:
+        """Link the objects of a frame to those of the next, each to at most one, at the least cost in total."""
+        rows, columns, costs = self._candidates(frame)
+        if not len(rows):
+            return []
+        n, m = len(self.frames[frame]), len(self.frames[frame + 1])
+        # Every object has a partner of its own that stands for "no link"; two of them may link where their objects do.
+        first, second = np.arange(n), np.arange(m)
+        matrix = coo_array(
+            (
+                np.concatenate([costs + _TINY, np.full(n + m, self.reach**2), np.full(len(costs), _TINY)]),
+                (
+                    np.concatenate([rows, first, n + second, n + columns]),
+                    np.concatenate([columns, m + first, second, m + rows]),
+                ),
+            ),
+            shape=(n + m, n + m),
+        )
+        pairs = zip(*min_weight_full_bipartite_matching(matrix.tocsr()), strict=True)
+        return [((frame, int(i)), (frame + 1, int(j))) for i, j in pairs if i < n and j < m]
+
+    def _candidates(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indices of the objects of a frame and the next that may be linked, and what it costs."""
+        before, now = self.coordinates[frame], self.coordinates[frame + 1]
+        if not len(before) or not len(now):
+            return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+        near = cKDTree(before).sparse_distance_matrix(cKDTree(now), self.reach, output_type="ndarray")
+        rows, columns, distances = near["i"], near["j"], near["v"]
+        i, j, pixels = self.overlaps[frame].T
+        shared = coo_array((pixels, (i, j)), shape=(len(before), len(now))).tocsr()[rows, columns]
+        smaller = np.minimum(self.frames[frame].areas[rows], self.frames[frame + 1].areas[columns])
+        costs = distances**2 + self.settings.overlap_weight * (1 - np.asarray(shared).ravel() / smaller)
+        cheap = costs < self.reach**2
+        return rows[cheap], columns[cheap], costs[cheap]
 
     def gap_cost(self, last: np.ndarray, first: np.ndarray) -> float:
         """What it costs that the last object of a track is the first one of a later track."""
@@ -141,9 +182,10 @@ class _Problem:
         centre = share @ centres
         offsets = centres - centre
         moments = objects.moments[pair] / self.unit**2 + offsets[:, :, None] * offsets[:, None, :]
-        united = shape_coordinates(centre[None], np.einsum("i,ijk->jk", share, moments)[None])[0]
-        united[: len(centre)] -= self.drift[frame]
-        return united
+        return self._coordinates(frame, centre[None], np.einsum("i,ijk->jk", share, moments)[None])[0]
+
+    def _coordinates(self, frame: int, centres: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        return shape_coordinates(centres - self.drift[frame], moments)
 
     def _lives(self, node: Node) -> bool:
         for _ in range(self.settings.least_life - 1):
@@ -154,30 +196,18 @@ class _Problem:
             node = self.next[node]
         return True
 
-    def _remove_drift(self) -> None:
-        """Subtract the motion that all objects share, as of a stage that drifts."""
-        ndim = self.frames[0].centres.shape[1]
-        self.drift = np.zeros((len(self.frames), ndim))
-        for frame in range(1, len(self.frames)):
-            before, now = self.coordinates[frame - 1], self.coordinates[frame]
-            now[:, :ndim] -= self.drift[frame - 1]
-            pairs = _mutual_neighbours(before, now)
-            moved = now[pairs[:, 1], :ndim] - before[pairs[:, 0], :ndim]
-            common = np.median(moved, axis=0) if len(pairs) >= _ENOUGH_PAIRS else 0.0
-            self.drift[frame] = self.drift[frame - 1] + common
-            now[:, :ndim] -= common
-
-    def _cutoff(self) -> float:
-        """The largest squared distance of two objects that may be one."""
+    def _reach(self) -> float:
+        """The largest distance of two objects that may be one."""
         distances = [
             np.linalg.norm(now[pairs[:, 1]] - before[pairs[:, 0]], axis=1)
-            for before, now in zip(self.coordinates[:-1], self.coordinates[1:], strict=True)
-            if len(pairs := _mutual_neighbours(before, now))
+            for before, now in pairwise(self.coordinates)
+            if len(pairs := mutual_neighbours(before, now))
         ]
         least, most = self.settings.least_reach, self.settings.most_reach
         moved = np.concatenate(distances) if distances else np.zeros(0)
-        reach = self.settings.reach * float(np.quantile(moved, 0.9)) if len(moved) >= _ENOUGH_PAIRS else most
-        return float(np.clip(reach, least, most)) ** 2
+        if len(moved) < ENOUGH_PAIRS:
+            return most
+        return float(np.clip(self.settings.reach * np.quantile(moved, 0.9), least, most))
 
     def _numbered(self) -> list[np.ndarray]:
         """Frame and index of every object, which the costs look up."""
@@ -187,18 +217,8 @@ class _Problem:
         ]
 
 
-_ENOUGH_PAIRS = 5
+_TINY = 1e-6  # zeros are not stored in sparse matrices
 
 
 def _node(values: Any) -> Node:
     return int(values[0]), int(values[1])
-
-
-def _mutual_neighbours(before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Pairs of indices (n, 2) of objects that are each other's nearest."""
-    if not len(before) or not len(now):
-        return np.zeros((0, 2), dtype=int)
-    forth = cKDTree(now).query(before)[1]
-    back = cKDTree(before).query(now)[1]
-    index = np.flatnonzero(back[forth] == np.arange(len(before)))
-    return np.stack([index, forth[index]], axis=1)

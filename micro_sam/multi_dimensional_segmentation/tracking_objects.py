@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from micro_sam.errors import ParameterError
+from micro_sam.errors import ImageError
 from micro_sam.progress import Progress
+
+ENOUGH_PAIRS = 5
+"""From so many pairs on, something can be said of their motion."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,72 @@ def measure_objects(labels: np.ndarray) -> FrameObjects:
     return FrameObjects(ids.astype(np.int64), areas, centres, moments, at_border)
 
 
-def iter_measure_frames(segmentation: Any) -> Generator[Progress, None, list[FrameObjects]]:
-    """`measure_objects` for every frame of a label stack (TYX or TZYX; array or lazy array)."""
-    frames = []
-    for frame in range(segmentation.shape[0]):
-        yield Progress(frame, segmentation.shape[0], "Measure objects")
+@dataclass(frozen=True)
+class ObjectSeries:
+    """The objects of a time series.
+
+    Attributes:
+        frames: The objects of every frame.
+        drift: How far the view has moved since the first frame, in pixels, (n_frames, ndim): what all objects share.
+        overlaps: For every frame but the last, how many pixels an object shares with one of the next frame after
+            the drift is taken back: indices in both frames and numbers of pixels, int64 (n, 3).
+    """
+
+    frames: list[FrameObjects]
+    drift: np.ndarray
+    overlaps: list[np.ndarray]
+
+
+def iter_measure_series(segmentation: Any) -> Generator[Progress, None, ObjectSeries]:
+    """Measure a label stack (TYX or TZYX; array or lazy array), of which two frames at a time are in memory."""
+    n_frames, *plane_shape = segmentation.shape
+    frames: list[FrameObjects] = []
+    overlaps: list[np.ndarray] = []
+    drift = np.zeros((n_frames, len(plane_shape)))
+    last = None
+    for frame in range(n_frames):
+        yield Progress(frame, n_frames, "Measure objects")
         plane = np.asarray(segmentation[frame])
-        if np.issubdtype(plane.dtype, np.signedinteger) and plane.size and plane.min() < 0:
-            raise ParameterError(
-                f"Labels must not be negative, but frame {frame} has {plane.min()}; use 0 for background."
-            )
+        if np.issubdtype(plane.dtype, np.signedinteger) and plane.min() < 0:
+            raise ImageError(f"Labels must not be negative, but frame {frame} has {plane.min()}; use 0 for background.")
         frames.append(measure_objects(plane))
-    yield Progress(segmentation.shape[0], segmentation.shape[0], "Measure objects")
-    return frames
+        if last is not None:
+            step = common_motion(frames[-2].centres, frames[-1].centres)
+            drift[frame] = drift[frame - 1] + step
+            overlaps.append(_overlaps(last, plane, frames[-2], frames[-1], np.round(step).astype(int)))
+        last = plane
+    yield Progress(n_frames, n_frames, "Measure objects")
+    return ObjectSeries(frames, drift, overlaps)
+
+
+def common_motion(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """The median displacement of points that are each other's nearest, (ndim,); 0 if they are too few to tell."""
+    pairs = mutual_neighbours(before, now)
+    if len(pairs) < ENOUGH_PAIRS:
+        return np.zeros(before.shape[1])
+    return np.median(now[pairs[:, 1]] - before[pairs[:, 0]], axis=0)
+
+
+def mutual_neighbours(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Pairs of indices (n, 2) of points that are each other's nearest."""
+    if not len(before) or not len(now):
+        return np.zeros((0, 2), dtype=int)
+    forth = cKDTree(now).query(before)[1]
+    back = cKDTree(before).query(now)[1]
+    index = np.flatnonzero(back[forth] == np.arange(len(before)))
+    return np.stack([index, forth[index]], axis=1)
+
+
+def _overlaps(
+    before: np.ndarray, now: np.ndarray, first: FrameObjects, second: FrameObjects, step: np.ndarray
+) -> np.ndarray:
+    """The shared pixels of the objects of two planes, the second of which has moved by a step."""
+    windows = [(slice(max(0, -k), n - max(0, k)), slice(max(0, k), n - max(0, -k))) for k, n in zip(step, now.shape)]
+    before, now = before[tuple(a for a, _ in windows)], now[tuple(b for _, b in windows)]
+    both = (before > 0) & (now > 0)
+    i, j = np.searchsorted(first.ids, before[both]), np.searchsorted(second.ids, now[both])
+    pairs, counts = np.unique(i * len(second) + j, return_counts=True)
+    return np.stack([*np.divmod(pairs, max(1, len(second))), counts], axis=1)
 
 
 def matrix_roots(matrices: np.ndarray) -> np.ndarray:
