@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from micro_sam.embeddings import infer_ndim, is_tiled, iter_precompute
+from micro_sam.embeddings import choose_tiling, infer_ndim, is_tiled, iter_precompute
 from micro_sam.instance_segmentation import (
     get_decoder,
     get_instance_segmentation_generator,
@@ -106,6 +106,8 @@ def precompute_state(
     tile_shape: tuple[int, int] | None = None,
     halo: tuple[int, int] | None = None,
     precompute_amg_state: bool = False,
+    *,
+    automatic_tiling: bool = True,
 ) -> None:
     """Compute the embeddings of image files and keep them; what is there already is not computed again.
 
@@ -117,9 +119,10 @@ def precompute_state(
         checkpoint_path: A model file of your own.
         key: The data set inside the file, or the pattern of files that make up one stack.
         ndim: 2 or 3; by default inferred from the shape.
-        tile_shape: Height and width of the tiles; None for no tiling.
+        tile_shape: Height and width of the tiles; by default only images that are too large for one pass are cut.
         halo: How far tiles reach into their neighbours (y, x).
         precompute_amg_state: Also compute what automatic segmentation needs.
+        automatic_tiling: Without tile_shape cut images into tiles that are too large for one pass.
 
     Raises:
         InputError: A file cannot be read.
@@ -131,7 +134,7 @@ def precompute_state(
         Path(output_path).mkdir(parents=True, exist_ok=True)
         stores = [Path(output_path) / f"{name}.zarr" for name in unique_names(paths)]
     predictor = get_sam_model(model_type, checkpoint_path=checkpoint_path)
-    work = StatePrecomputation(predictor, tile_shape, halo, with_state=precompute_amg_state)
+    work = StatePrecomputation(predictor, tile_shape, halo, with_state=precompute_amg_state, automatic_tiling=automatic_tiling)
     for path, store in zip(paths, stores, strict=True):
         work.run(load_image_data(path, key, lazy_loading=True), store, ndim)
 
@@ -148,6 +151,7 @@ class StatePrecomputation:
         normalization: "minmax" or "robust".
         with_state: Also compute the state of automatic segmentation: with the decoder if the model has one, else the
             masks of a grid of prompts.
+        automatic_tiling: Without tile_shape cut images into tiles that are too large for one pass.
     """
 
     predictor: SamPredictor
@@ -156,6 +160,7 @@ class StatePrecomputation:
     batch_size: int = 1
     normalization: Literal["minmax", "robust"] = "minmax"
     with_state: bool = False
+    automatic_tiling: bool = True
 
     def run(self, image: Any, store_path: str | os.PathLike, ndim: int | None = None, verbose: bool = True) -> None:
         """Process an image (array or lazy array); see `iter_run`."""
@@ -166,13 +171,14 @@ class StatePrecomputation:
     ) -> Generator[Progress, None, None]:
         """`run` as a generator: closing it early leaves a store that the next run completes."""
         ndim = infer_ndim(tuple(image.shape), ndim)
+        tile_shape, halo = self._tiling(image.shape[ndim - 2 : ndim], store_path)
         embeddings = yield from iter_precompute(
             self.predictor,
             image,
             store_path,
             ndim=ndim,
-            tile_shape=self.tile_shape,
-            halo=self.halo,
+            tile_shape=tile_shape,
+            halo=halo,
             batch_size=self.batch_size,
             normalization=self.normalization,
             lazy_loading=True,
@@ -184,6 +190,11 @@ class StatePrecomputation:
             yield Progress(done, len(slices), "Precompute segmentation")
             self._cache_state(image if i is None else image[i], embeddings, store_path, i)
         yield Progress(len(slices), len(slices), "Precompute segmentation")
+
+    def _tiling(self, plane: Sequence[int], store_path: str | os.PathLike) -> tuple[Any, Any]:
+        if self.tile_shape is not None or self.halo is not None or not self.automatic_tiling:
+            return self.tile_shape, self.halo
+        return choose_tiling(plane, store_path) or (None, None)
 
     @cached_property
     def _cache(self) -> Callable[..., Any]:

@@ -76,7 +76,7 @@ def _segmented(job: SegmentationJob, raw: np.ndarray) -> np.ndarray:
     from micro_sam.automatic_segmentation import automatic_instance_segmentation
 
     with job.model.segmenter_in_use(job.mode, job.init) as (predictor, segmenter):
-        return automatic_instance_segmentation(
+        labels = automatic_instance_segmentation(
             predictor,
             segmenter,
             raw,
@@ -85,6 +85,7 @@ def _segmented(job: SegmentationJob, raw: np.ndarray) -> np.ndarray:
             normalization=job.normalization,
             **dict(job.settings),
         )
+    return np.asarray(labels)
 
 
 def match_block(job: SegmentationJob, index: int, count: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         ".compute": ("iter_precompute", "precompute_image_embeddings"),
         ".access": ("ImageEmbeddings", "get_tiling", "get_tiles_in_mask", "is_tiled", "n_slices", "set_precomputed"),
+        ".automatic_tiling": ("choose_tiling", "is_too_large"),
         ".metadata": ("Difference", "Item", "Normalization", "StoreMetadata"),
         ".preprocessing": ("NormalizationRange", "to_image", "validate_image"),
         ".signature": ("compute_data_signature", "get_embedding_signature"),

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".ais": ("InstanceSegmentationWithDecoder", "TiledInstanceSegmentationWithDecoder"),
         ".apg": ("AutomaticPromptGenerator",),
         ".apg_tiled": ("TiledAutomaticPromptGenerator",),
-        ".factory": ("get_instance_segmentation_generator", "get_segmentation_mode"),
+        ".factory": ("get_instance_segmentation_generator", "get_segmentation_mode", "tiled_counterpart"),
         ".base": ("NotInitializedError", "Segmenter"),
         ".settings": ("AMGSettings", "AISSettings", "APGSettings", "settings_for"),
         ".masks": ("mask_data_to_segmentation",),

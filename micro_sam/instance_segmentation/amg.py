@@ -119,6 +119,15 @@ class AutomaticMaskGenerator(AMGBase):
         self._n_layers, self._overlap_ratio = crop_n_layers, crop_overlap_ratio
         self._offset = stability_score_offset
 
+    def tile_arguments(self) -> dict[str, Any]:
+        """The arguments for making a generator that uses the same points in every tile; crops are not needed there."""
+        return {
+            "points_per_side": None,
+            "points_per_batch": self._batch_size,
+            "point_grids": self._grids[:1],
+            "stability_score_offset": self._offset,
+        }
+
     def initialize(
         self,
         image: np.ndarray | None,

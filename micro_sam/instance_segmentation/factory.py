@@ -59,3 +59,16 @@ def get_instance_segmentation_generator(
         return getattr(classes, name)(predictor, **kwargs)
     name = {"ais": "InstanceSegmentationWithDecoder", "apg": "AutomaticPromptGenerator"}[mode]
     return getattr(classes, f"Tiled{name}" if is_tiled else name)(predictor, decoder, **kwargs)
+
+
+def tiled_counterpart(segmenter: Segmenter) -> Segmenter:
+    """A segmenter of the same mode, model and points that works in tiles; itself if it does so already."""
+    import micro_sam.instance_segmentation as classes
+
+    name = type(segmenter).__name__
+    if name.startswith("Tiled"):
+        return segmenter
+    cls = getattr(classes, f"Tiled{name}")
+    if isinstance(segmenter, classes.AutomaticMaskGenerator):
+        return cls(segmenter._predictor, **segmenter.tile_arguments())
+    return cls(segmenter._predictor, segmenter._decoder)
