@@ -38,7 +38,7 @@ class Request:
         i: The slice or frame, None in an image.
         batched: One object for each positive point, instead of one for all points together.
         start: The mask of an object that is corrected.
-        tidy: Leave out parts of a mask that no positive point lies in, where one lies in another part.
+        tidy: Leave out parts of a mask that are away from its prompts.
         generation: Which state of the session it was asked in; older answers are dropped.
     """
 
@@ -115,7 +115,7 @@ def segment(predictor: SamPredictor, embeddings: ImageEmbeddings, request: Reque
     for tile, which in _by_tile(wanted, embeddings):
         embedding_access.activate(predictor, embeddings, request.i, None if tile is None else tile.index)
         for k, instance in _decode([(k, wanted[k]) for k in which], predictor, tile):
-            found[k] = tidied(instance, wanted[k].points) if request.tidy else instance
+            found[k] = tidied(instance, wanted[k]) if request.tidy else instance
     return Segmentation(request, tuple(found))
 
 
@@ -142,20 +142,35 @@ def object_prompts(request: Request, shape: tuple[int, int]) -> list[ObjectPromp
     return [ObjectPrompt(own) for own in _nearest_groups(points)]
 
 
-def tidied(instance: Instance | None, points: Sequence[Point]) -> Instance | None:
-    """A mask without the parts that no positive point lies in; all of it if none lies in any."""
+def tidied(instance: Instance | None, prompt: ObjectPrompt) -> Instance | None:
+    """A mask without the parts that are away from its prompts, where other parts are not.
+
+    With positive points these are the parts that none of them lies in, else those that lie mostly outside the box.
+    """
     if instance is None:
         return None
     parts, n_parts = ndimage.label(instance.mask)
-    where = (
-        np.array([(round(p.y), round(p.x)) for p in points if p.positive], dtype=int).reshape(-1, 2) - instance.origin
-    )
-    where = where[((where >= 0) & (where < parts.shape)).all(axis=1)]
-    met = set(parts[tuple(where.T)].tolist()) - {0}
-    if n_parts < 2 or not met:
+    kept = _parts_with_points(parts, instance, prompt.points)
+    if not kept and prompt.box_yxyx is not None:
+        kept = _parts_in_box(parts, instance, prompt.box_yxyx)
+    if not kept or len(kept) == n_parts:
         return instance
     facts = {"score": instance.score, "stability": instance.stability, "point_xy": instance.point_xy}
-    return make_instance(np.isin(parts, list(met)), instance.origin, **facts)
+    return make_instance(np.isin(parts, list(kept)), instance.origin, **facts)
+
+
+def _parts_with_points(parts: np.ndarray, instance: Instance, points: Sequence[Point]) -> set[int]:
+    where = np.array([(round(p.y), round(p.x)) for p in points if p.positive], dtype=int).reshape(-1, 2) - instance.origin
+    where = where[((where >= 0) & (where < parts.shape)).all(axis=1)]
+    return set(parts[tuple(where.T)].tolist()) - {0}
+
+
+def _parts_in_box(parts: np.ndarray, instance: Instance, box_yxyx: np.ndarray) -> set[int]:
+    low = np.clip(np.round(box_yxyx[:2] - instance.origin), 0, parts.shape).astype(int)
+    high = np.clip(np.round(box_yxyx[2:] - instance.origin), 0, parts.shape).astype(int)
+    sizes = np.bincount(parts.ravel())
+    inside = np.bincount(parts[low[0] : high[0], low[1] : high[1]].ravel(), minlength=len(sizes))
+    return set(np.flatnonzero(2 * inside >= sizes).tolist()) - {0}
 
 
 def _correction(
