@@ -26,6 +26,7 @@ from micro_sam.io import load_image_data, open_image, write_labels
 from micro_sam.models.cache import checkpoint_location
 from micro_sam.models.predictor import SamPredictor, get_sam_model
 from micro_sam.models.spec import get_spec
+from micro_sam.multi_dimensional_segmentation.volume_settings import volume_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -123,24 +124,30 @@ def automatic_instance_segmentation(
         batch_size: Tiles or slices encoded at the same time.
         normalization: How contrast is made: "minmax" or "robust", see `precompute_image_embeddings`.
         **generate_kwargs: Arguments of the segmenter's ``generate``; they win over the defaults that belong to the model.
+            For volumes also ``volume_method``, ``gap_closing``, ``min_z_extent``, ``z_smoothing``, ``beta`` and ``out``, see
+            `automatic_3d_segmentation`.
 
     Returns:
         Labels of the image's spatial shape, 0 is background; with ``return_embeddings`` also the embeddings.
 
     Raises:
-        ParameterError: Arguments that do not fit each other, or a volume in a version that segments images only.
+        ParameterError: Arguments that do not fit each other.
         ImageError: An image that cannot be segmented.
         InputError: A file that cannot be read.
     """
     is_tiled = tile_shape is not None
     check_tiling(segmenter, is_tiled)
-    image, resolution = load_input(input_path, key, lazy=is_tiled)
+    image, resolution, ndim = _load_image(input_path, key, ndim, is_tiled)
     mask = None if mask_path is None else np.asarray(load_input(mask_path, mask_key)[0])
     arguments = {**model_defaults(predictor, segmenter), **generate_kwargs}
     common = {"tile_shape": tile_shape, "halo": halo, "verbose": verbose, "batch_size": batch_size}
-    if infer_ndim(tuple(image.shape), ndim) == 3:
-        labels, embeddings = _segment_volume(predictor, segmenter, image, embedding_path, common, arguments)
+    if ndim == 3:
+        work = {"normalization": normalization, "return_embeddings": return_embeddings, "mask": mask}
+        labels, embeddings = _segment_volume(
+            predictor, segmenter, image, embedding_path, {**common, **work, **arguments}
+        )
     else:
+        _refuse_volume_arguments(generate_kwargs)
         embeddings = precompute_image_embeddings(
             predictor,
             image,
@@ -153,8 +160,7 @@ def automatic_instance_segmentation(
         )
         segmenter.initialize(image, image_embeddings=embeddings, verbose=verbose)
         labels = segmenter.generate(**arguments)
-    if mask is not None:
-        labels = _inside(labels, mask)
+        labels = labels if mask is None else _inside(labels, mask)
     if output_path is not None:
         write_labels(output_path, labels, resolution)
     if annotate:
@@ -246,20 +252,35 @@ def _inside(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask != 0, labels, np.zeros((), labels.dtype))
 
 
+def _load_image(
+    source: str | os.PathLike | Any, key: str | None, ndim: int | None, is_tiled: bool
+) -> tuple[Any, Any, int]:
+    """The image, its resolution and its number of spatial dimensions; what may be large is read when it is needed."""
+    is_file = isinstance(source, str | Path | os.PathLike)
+    shape = open_image(source, key).shape if is_file else np.shape(source)
+    ndim = infer_ndim(tuple(shape), ndim)
+    return *load_input(source, key, lazy=is_tiled or ndim == 3), ndim
+
+
 def _segment_volume(
     predictor: SamPredictor,
     segmenter: Segmenter,
     volume: Any,
     embedding_path: str | os.PathLike | None,
-    common: Mapping[str, Any],
     arguments: Mapping[str, Any],
-) -> tuple[np.ndarray, Any]:
-    segment = _multi_dimensional("Segmenting a volume or time series").automatic_3d_segmentation
-    return segment(volume, predictor, segmenter, embedding_path, return_embeddings=True, **common, **arguments)
+) -> tuple[Any, Any]:
+    from micro_sam.multi_dimensional_segmentation import automatic_3d_segmentation
+
+    found = automatic_3d_segmentation(volume, predictor, segmenter, embedding_path, **arguments)
+    return found if arguments["return_embeddings"] else (found, None)
 
 
-def _multi_dimensional(what: str) -> Any:
-    return _part_of_later_versions("multi_dimensional_segmentation", f"{what} needs")
+def _refuse_volume_arguments(arguments: Mapping[str, Any]) -> None:
+    names = sorted(volume_arguments() & set(arguments))
+    if names:
+        raise ParameterError(
+            f"{', '.join(names)} belongs to volumes, but this is an image; leave it out, or pass ndim=3."
+        )
 
 
 def _part_of_later_versions(module: str, sentence: str) -> Any:

@@ -154,15 +154,21 @@ def test_bad_inputs_are_one_sentence(with_decoder, tmp_path):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("module", ["multi_dimensional_segmentation", "sam_annotator"])
-def test_what_this_version_cannot_do_is_said(with_decoder, monkeypatch, module):
+def test_a_version_without_windows_says_so(with_decoder, monkeypatch):
     monkeypatch.setattr(library, "find_spec", lambda name: None)
-    calls = {
-        "multi_dimensional_segmentation": [
-            lambda: automatic_instance_segmentation(*with_decoder, np.stack([IMAGE] * 5), verbose=False),
-        ],
-        "sam_annotator": [lambda: automatic_instance_segmentation(*with_decoder, IMAGE, annotate=True, verbose=False)],
-    }[module]
-    for call in calls:
-        with pytest.raises(ParameterError, match=module):
-            call()
+    with pytest.raises(ParameterError, match="sam_annotator"):
+        automatic_instance_segmentation(*with_decoder, IMAGE, annotate=True, verbose=False)
+
+
+def test_a_volume_is_segmented_as_one_and_a_mask_limits_it(with_decoder):
+    volume, mask = np.stack([IMAGE] * 5), np.zeros(IMAGE.shape, bool)
+    mask[:, :80] = True
+    labels = automatic_instance_segmentation(*with_decoder, volume, mask_path=mask, verbose=False)
+    assert labels.shape == volume.shape and (labels == labels[0]).all()
+    assert _matches(labels[0], np.where(mask, LABELS, 0))
+    assert not labels[:, :, 80:].any()
+
+
+def test_settings_of_volumes_are_refused_for_images(with_decoder):
+    with pytest.raises(ParameterError, match="gap_closing belongs to volumes"):
+        automatic_instance_segmentation(*with_decoder, IMAGE, gap_closing=2, verbose=False)

@@ -20,6 +20,7 @@ from micro_sam.cli.options import (
 )
 from micro_sam.cli.runner import Parser, add_common_flags, run_command, run_jobs
 from micro_sam.cli.settings_flags import add_settings_flags, check_settings, given_settings, modes_that_take
+from micro_sam.cli.volume_flags import add_volume_flags, given_volume_settings
 from micro_sam.errors import ParameterError
 from micro_sam.instance_segmentation.factory import get_segmentation_mode
 from micro_sam.instance_segmentation.settings import MODES
@@ -33,6 +34,7 @@ Segment every object in microscopy images.
 
   micro_sam.automatic_segmentation -i cells.tif -o labels.tif -m vit_t_builtin --overlay
   micro_sam.automatic_segmentation -i images/ --pattern '*.png' -o results/ -m vit_b_lm
+  micro_sam.automatic_segmentation -i volume.tif -n 3 -o labels.zarr --min_z_extent 3
 
 Labels are written as .tif with the pixel size of the image, or as OME-Zarr (.zarr). A mode is chosen by what the model
 can do: ais or apg if it has an instance segmentation decoder, otherwise amg."""
@@ -89,6 +91,7 @@ def build_parser() -> Parser:
     parser.add_argument("--annotate", action="store_true", help="Open the result in the annotator for correction.")
     add_model_flags(parser)
     add_tiling_flags(parser)
+    add_volume_flags(parser)
     add_settings_flags(parser)
     add_common_flags(parser)
     return parser
@@ -102,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Check everything, load the model, and process image after image."""
     check_shared(args)
+    given_volume_settings(args)
     given = given_settings(args)
     mode = _check_mode(args, given)
     jobs = _plan(args)
@@ -144,13 +148,12 @@ def _check_images(jobs: Sequence[Job], args: argparse.Namespace) -> None:
             raise ParameterError(f"--{name} needs micro_sam.{module}, which is not part of this version; leave it out.")
     if args.annotate and len(jobs) > 1:
         raise ParameterError(f"--annotate opens one image, but there are {len(jobs)}; name one.")
+    volume_flags = list(given_volume_settings(args))
     for job in jobs:
         _, ndim = job.open(3 if args.tracking else args.ndim)
-        if ndim == 3 and not _has_module("multi_dimensional_segmentation"):
-            raise ParameterError(
-                f"'{job.path}' is a volume or time series, which this version cannot segment yet; segment its slices one "
-                "by one, or give --ndim 2 if its last axis are channels."
-            )
+        if volume_flags and (ndim == 2 or args.tracking):
+            what = "is an image" if ndim == 2 else "is tracked"
+            raise ParameterError(f"--{volume_flags[0]} belongs to volumes, but '{job.path}' {what}; leave it out.")
 
 
 def _has_module(name: str) -> bool:
@@ -181,8 +184,8 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
 
     image, ndim = job.open(3 if args.tracking else args.ndim)
     tile_shape, halo = tiling(args)
-    # A large image in tiles is never read as a whole.
-    pixels = image.read(lazy=tile_shape is not None and job.overlay is None)
+    # A volume, or a large image in tiles, is never read as a whole.
+    pixels = image.read(lazy=ndim == 3 or (tile_shape is not None and job.overlay is None))
     options = {
         "embedding_path": job.embedding_path,
         "tile_shape": tile_shape,
@@ -190,6 +193,7 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
         "verbose": args.verbose or sys.stderr.isatty(),
         "batch_size": args.batch_size,
         **{name: value for name, value in given.items() if name not in library.init_parameters()},
+        **given_volume_settings(args),
     }
     if args.tracking:
         labels, _ = library.automatic_tracking(predictor, segmenter, pixels, **options)
@@ -210,7 +214,9 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
 def _count(labels: Any) -> str:
     import numpy as np
 
-    count = len(np.setdiff1d(np.unique(labels), [0]))
+    planes = [labels] if len(labels.shape) == 2 else labels
+    ids = np.unique(np.concatenate([np.unique(np.asarray(plane)) for plane in planes]))
+    count = len(np.setdiff1d(ids, [0]))
     return "1 object" if count == 1 else f"{count} objects"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from micro_sam.embeddings.source import ImageSource
 from micro_sam.errors import ParameterError
-from micro_sam.instance_segmentation.ais import InstanceSegmentationWithDecoder
+from micro_sam.instance_segmentation.ais import MAP_NAMES, InstanceSegmentationWithDecoder
 from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator
 from micro_sam.instance_segmentation.settings import settings_for
 from micro_sam.instance_segmentation.watershed import Maps
@@ -133,14 +132,13 @@ def iter_automatic_3d(
     if out is not None:
         check_out(out, shape, 0)
     method = choose_method(settings, segmenter)
-    collect = _Maps(shape, settings, arguments) if method == "volume" else None
-    if collect is None:
-        links = LinkSettings(settings.beta, with_background, settings.gap_closing, settings.min_z_extent)
-        collect = _Objects(shape, links, _slice_arguments(segmenter, arguments, with_background))
     inside = None if mask is None else np.asarray(mask) != 0
-    embeddings = yield from iter_slices(
-        volume, predictor, segmenter, lambda z, s: collect(z, s, inside), embedding_path, options, mask
-    )
+    if method == "volume":
+        collect: _Maps | _Objects = _Maps(shape, settings, arguments, inside)
+    else:
+        links = LinkSettings(settings.beta, with_background, settings.gap_closing, settings.min_z_extent)
+        collect = _Objects(shape, links, _slice_arguments(segmenter, arguments, with_background), inside)
+    embeddings = yield from iter_slices(volume, predictor, segmenter, collect, embedding_path, options, mask)
     labels = yield from collect.finish(out)
     return labels, embeddings
 
@@ -162,11 +160,6 @@ def choose_method(settings: VolumeSettings, segmenter: Segmenter) -> Literal["sl
     return settings.volume_method
 
 
-def volume_arguments() -> frozenset[str]:
-    """The arguments of `automatic_3d_segmentation` that are fields of `VolumeSettings`."""
-    return frozenset(item.name for item in fields(VolumeSettings))
-
-
 def _slice_arguments(segmenter: Segmenter, arguments: dict[str, Any], with_background: bool) -> dict[str, Any]:
     if isinstance(segmenter, InstanceSegmentationWithDecoder):
         return arguments
@@ -176,13 +169,19 @@ def _slice_arguments(segmenter: Segmenter, arguments: dict[str, Any], with_backg
 class _Objects:
     """Collects the objects of slices, which are then linked."""
 
-    def __init__(self, shape: tuple[int, int, int], links: LinkSettings, arguments: dict[str, Any]) -> None:
-        self._linker, self._arguments = SliceLinker(links), arguments
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        links: LinkSettings,
+        arguments: dict[str, Any],
+        inside: np.ndarray | None,
+    ) -> None:
+        self._linker, self._arguments, self._inside = SliceLinker(links), arguments, inside
         self._numbered = new_array(shape, np.uint32)
 
-    def __call__(self, z: int, segmenter: Segmenter, inside: np.ndarray | None) -> None:
+    def __call__(self, z: int, segmenter: Segmenter) -> None:
         labels = segmenter.generate(**self._arguments)
-        self._numbered[z] = self._linker.add(labels if inside is None else np.where(inside, labels, 0))
+        self._numbered[z] = self._linker.add(labels if self._inside is None else labels * self._inside)
 
     def finish(self, out: Any | None) -> Generator[Progress, None, Any]:
         yield Progress(0, 1, "Link objects across slices")
@@ -194,16 +193,20 @@ class _Objects:
 class _Maps:
     """Collects the decoder's predictions of slices, which are then segmented together."""
 
-    def __init__(self, shape: tuple[int, int, int], settings: VolumeSettings, arguments: dict[str, Any]) -> None:
-        self._maps = MapStack(shape, MOST_BYTES)
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        settings: VolumeSettings,
+        arguments: dict[str, Any],
+        inside: np.ndarray | None,
+    ) -> None:
+        self._maps, self._inside = MapStack(shape, MOST_BYTES), inside
         slices = settings_for("ais", **arguments)
         self._settings = VolumeWatershedSettings(slices, settings.z_smoothing, settings.min_z_extent)
 
-    def __call__(self, z: int, segmenter: Segmenter, inside: np.ndarray | None) -> None:
+    def __call__(self, z: int, segmenter: Segmenter) -> None:
         state = segmenter.get_state()
-        foreground = np.asarray(state["foreground"])
-        foreground = foreground if inside is None else np.where(inside, foreground, 0)
-        self._maps.put(z, Maps(foreground, state["center_distances"], state["boundary_distances"]))
+        self._maps.put(z, Maps(*(state[name] for name in MAP_NAMES)))
 
     def finish(self, out: Any | None) -> Generator[Progress, None, Any]:
-        return (yield from iter_volume_watershed(self._maps, self._settings, out))
+        return (yield from iter_volume_watershed(self._maps, self._settings, out, self._inside))

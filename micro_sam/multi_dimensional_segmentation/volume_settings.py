@@ -65,3 +65,8 @@ def _check(name: str, value: Any, metadata: Any) -> None:
     if value < low or (high is not None and value > high):
         span = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise ParameterError(f"{name} must be {span}, got {value!r}.")
+
+
+def volume_arguments() -> frozenset[str]:
+    """The names of all settings."""
+    return frozenset(item.name for item in fields(VolumeSettings))

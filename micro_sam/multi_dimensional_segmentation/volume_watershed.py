@@ -86,7 +86,7 @@ def _smooth(volume: np.ndarray, sigma: float, z_sigma: float) -> np.ndarray:
 
 
 def iter_volume_watershed(
-    maps: MapStack, settings: VolumeWatershedSettings, out: Any | None = None
+    maps: MapStack, settings: VolumeWatershedSettings, out: Any | None = None, inside: np.ndarray | None = None
 ) -> Generator[Progress, None, Any]:
     """Segment the maps of a volume.
 
@@ -94,6 +94,7 @@ def iter_volume_watershed(
         maps: The maps.
         settings: Thresholds, smoothing and smallest sizes (``min_size`` in voxels).
         out: Where to write the labels (ZYX, integer).
+        inside: Objects are cut off where it is False (YX).
 
     Yields:
         `Progress` in slabs, of which there are two rounds.
@@ -119,7 +120,7 @@ def iter_volume_watershed(
         markers = numbers[seeds.read(slab.low, slab.high)].astype(labels.dtype)
         foreground = smoothed.foreground > settings.slices.foreground_threshold
         flooded = bic.segmentation.watershed(smoothed.boundary_distances, markers, mask=foreground)
-        labels[slab.start : slab.stop] = flooded[slab.inner]
+        labels[slab.start : slab.stop] = flooded[slab.inner] if inside is None else flooded[slab.inner] * inside
     result = _without_small(labels, int(numbers.max()), settings, out)
     yield Progress(rounds, rounds, _TEXT)
     return result

@@ -11,10 +11,12 @@ import pytest
 import tifffile
 import zarr
 from scipy import ndimage
+from segmentation_toys import TrueDecoder, draw_ellipses, toy_predictor, true_maps
 
 from micro_sam import automatic_segmentation as library
 from micro_sam.cli import automatic_segmentation as command
 from micro_sam.errors import DownloadError
+from micro_sam.instance_segmentation import InstanceSegmentationWithDecoder
 from micro_sam.io import load_image_data, open_image
 
 
@@ -198,12 +200,33 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_nothing_half_writt
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("method", ["slices", "volume"])
+def test_a_volume_is_segmented_as_one(monkeypatch, capsys, method):
+    truth = np.stack([draw_ellipses((48, 80), 3, (7, 9), seed=1)] * 4)
+    tifffile.imwrite("volume.tif", np.where(truth > 0, 220, 20).astype(np.uint8), metadata={"axes": "ZYX"})
+    predictor = toy_predictor()
+    made = InstanceSegmentationWithDecoder(predictor, TrueDecoder(true_maps(truth[0])))
+    monkeypatch.setattr(library, "get_predictor_and_segmenter", lambda *args, **kwargs: (predictor, made))
+    assert _main(f"-i volume.tif -n 3 -o labels.zarr --volume_method {method} --min_z_extent 2 --overlay") == 0
+    labels = load_image_data("labels.zarr")
+    assert labels.shape == truth.shape
+    assert "volume.tif: 3 objects" in capsys.readouterr().out
+    assert (labels == labels[0]).all() and Path("labels_overlay.png").is_file()
+
+
 @pytest.mark.usefixtures("folder", "segmenter")
-def test_volumes_are_refused_or_segmented_but_never_taken_for_images(monkeypatch, capsys):
-    tifffile.imwrite("volume.tif", np.stack([_image(2)] * 5), metadata={"axes": "ZYX"})
-    monkeypatch.setattr(command, "_has_module", lambda name: False)
-    assert _main("-i volume.tif -o labels.tif") == 2
-    assert "volume" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("-i images/a.tif --gap_closing 1", "--gap_closing belongs to volumes"),
+        ("-i images/a.tif -n 3 --volume_method volume --gap_closing 1", "belongs to the volume method 'slices'"),
+        ("-i images/a.tif --z_smoothing 70", "--z_smoothing must be between 0 and 50"),
+    ],
+)
+def test_flags_for_volumes_are_checked(arguments, sentence, capsys):
+    assert _main(f"{arguments} -o labels.tif") == 2
+    assert sentence in capsys.readouterr().err
     assert not Path("labels.tif").exists()
 
 
