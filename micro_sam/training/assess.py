@@ -60,7 +60,8 @@ def assess(
     modules = [sam] if decoder is None else [sam, decoder]
     with evaluating(*modules):
         predictor = SamPredictor(sam)
-        segmenter = None if decoder is None else InstanceSegmentationWithDecoder(predictor, DecoderAdapter(decoder))
+        adapter = None if decoder is None else DecoderAdapter(decoder)
+        segmenter = None if adapter is None else InstanceSegmentationWithDecoder(predictor, adapter)
         settings: list[dict[str, float]] = [{}]
         if tune and segmenter is not None:
             settings += [dict(zip(GRID, values)) for values in itertools.product(*GRID.values())]
@@ -71,7 +72,7 @@ def assess(
             for kind, values in ious.items():
                 values.append(interactive_ious(predictor, labels, kind, 0, max_objects=_MOST_OBJECTS)[:, 0])
             if segmenter is not None:
-                msa[i] = _msa(segmenter, image, labels, settings)
+                msa[i] = _msa(predictor, segmenter, adapter, labels, settings)
     scores = {f"{kind}_iou": _rounded(np.concatenate(values)) for kind, values in ious.items()}
     if segmenter is None:
         return scores, {}
@@ -83,8 +84,12 @@ def assess(
     return scores, {}
 
 
-def _msa(segmenter: Any, image: np.ndarray, labels: np.ndarray, settings: Sequence[Mapping[str, float]]) -> list[float]:
-    segmenter.initialize(image)
+def _msa(
+    predictor: SamPredictor, segmenter: Any, decoder: Any, labels: np.ndarray, settings: Sequence[Mapping[str, float]]
+) -> list[float]:
+    """mSA with each of the settings, on the image that is set in the predictor."""
+    maps = decoder(predictor.features, predictor.input_size, predictor.original_size)[0].cpu().numpy()
+    segmenter.set_state(dict(zip(("foreground", "center_distances", "boundary_distances"), maps)))
     known = labels >= 0
     truth = np.where(known, labels, 0)
     values = []

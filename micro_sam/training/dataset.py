@@ -211,14 +211,17 @@ def default_sam_dataset(
         InputError: A file cannot be read.
     """
     patch = _plane_shape(patch_shape)
-    raws, labels = _listed(raw_paths, raw_key, is_multi_tensor), _listed(label_paths, label_key, is_multi_tensor)
+    raws, labels = (
+        list_sources(raw_paths, raw_key, is_multi_tensor),
+        list_sources(label_paths, label_key, is_multi_tensor),
+    )
     if len(raws) != len(labels):
         raise ParameterError(f"There must be as many images as labels, got {len(raws)} and {len(labels)}.")
     rois = rois if isinstance(rois, list) else [rois] * len(raws)
     if len(rois) != len(raws):
         raise ParameterError(f"There must be as many regions of interest as images, got {len(rois)} and {len(raws)}.")
     pairs = [
-        open_pair(raw, label, _inner_key(raw, raw_key), _inner_key(label, label_key), with_channels, roi, unknown_label)
+        open_pair(raw, label, inner_key(raw, raw_key), inner_key(label, label_key), with_channels, roi, unknown_label)
         for raw, label, roi in zip(raws, labels, rois)
     ]
     pairs = _annotated(pairs)
@@ -274,7 +277,7 @@ def _is_file(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
-def _listed(sources: Any, key: str | None, is_multi_tensor: bool) -> list[Any]:
+def list_sources(sources: Any, key: str | None, is_multi_tensor: bool = True) -> list[Any]:
     """One entry per image: files of folders are listed, arrays in a list are images or the slices of one volume."""
     if _is_file(sources) or hasattr(sources, "shape"):
         sources = [sources]
@@ -292,7 +295,8 @@ def _listed(sources: Any, key: str | None, is_multi_tensor: bool) -> list[Any]:
     return listed
 
 
-def _inner_key(source: Any, key: str | None) -> str | None:
+def inner_key(source: Any, key: str | None) -> str | None:
+    """The key of the data set inside a file; None for arrays and where it is the pattern of a folder."""
     return key if _is_file(source) and key is not None and "*" not in key else None
 
 

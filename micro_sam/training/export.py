@@ -83,6 +83,8 @@ def export_instance_segmentation_model(
     output_path: str | os.PathLike,
     model_type: str,
     initial_checkpoint_path: str | os.PathLike | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model from a checkpoint of `train_instance_segmentation`, which has no parts for prompts.
 
@@ -94,6 +96,8 @@ def export_instance_segmentation_model(
         output_path: The file to write.
         model_type: The model the training began with.
         initial_checkpoint_path: Its file if it was not a registered one.
+        defaults: Parameters of post-processing by mode ("ais", "apg", "amg").
+        scores: Scores to keep with the model.
 
     Raises:
         CheckpointError: A file cannot be read, or they do not belong together.
@@ -104,7 +108,7 @@ def export_instance_segmentation_model(
     state = {k: v for k, v in initial.model_state.items() if not k.startswith("image_encoder.")}
     state |= {f"image_encoder.{name}": value for name, value in encoder_state.items()}
     check_names_and_shapes(state, parameter_shapes(spec.encoder), trained_model_path, spec.encoder)
-    metadata = describe(Path(output_path).stem, spec.encoder)
+    metadata = describe(Path(output_path).stem, spec.encoder, defaults, scores)
     save_checkpoint({"model_state": state, "decoder_state": decoder_state, "metadata": metadata}, output_path)
 
 

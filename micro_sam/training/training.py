@@ -45,7 +45,8 @@ _TRAINER_OPTIONS = (
 _SAM_OPTIONS = ("n_gradient_rounds", "objects_per_pass", "mask_loss")
 
 
-def _distance_loss() -> torch.nn.Module:
+def distance_loss() -> torch.nn.Module:
+    """Dice losses of all three maps, the distances inside objects only."""
     from torch_em.loss import DiceBasedDistanceLoss
 
     return DiceBasedDistanceLoss(mask_distances_in_bg=True)
@@ -200,7 +201,7 @@ def train_instance_segmentation(
         verbose: See `train_sam`.
         **model_kwargs: See `train_sam`.
     """
-    loss = _distance_loss() if loss is None else loss
+    loss = distance_loss() if loss is None else loss
     trainer = make_instance_trainer(
         name=name, model_type=model_type, train_loader=train_loader, val_loader=val_loader,
         early_stopping=early_stopping, loss=loss, metric=loss if metric is None else metric,
@@ -287,7 +288,7 @@ def make_sam_trainer(
     kind = SamTrainer
     if with_segmentation_decoder:
         unetr, is_new = _build_decoder(model.sam.image_encoder, state, device, strict_decoder_loading, decoder)
-        loss = _distance_loss()
+        loss = distance_loss()
         arguments |= {"unetr": unetr, "instance_loss": loss, "instance_metric": loss, "train_decoder_norm": is_new}
         parameters += [p for n, p in unetr.named_parameters() if not n.startswith("encoder.")]
         kind = JointSamTrainer
