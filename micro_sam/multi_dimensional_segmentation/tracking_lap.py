@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import dist
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class LinkSettings:
         overlap_weight: What it costs, beside the squared distance, that two objects do not overlap at all.
         division_cost: The largest cost of a division: squared distance of the pair of daughters to the mother, and the
             squared logarithms of the two ratios of area below, weighted.
+        division_reach: No daughter is farther than this from its mother.
         growth_weight: Weight of the daughters' area to that of the mother.
         symmetry_weight: Weight of one daughter's area to that of the other.
         division_offset: What a division costs in addition, so that one object that came back is not taken for two.
@@ -56,6 +58,7 @@ class LinkSettings:
     most_reach: float = 4.0
     overlap_weight: float = 2.0
     division_cost: float = 2.5
+    division_reach: float = 4.0
     growth_weight: float = 4.0
     symmetry_weight: float = 1.0
     division_offset: float = 0.3
@@ -88,6 +91,8 @@ class _Problem:
             self._coordinates(frame, objects.centres / self.unit, objects.moments / self.unit**2)
             for frame, objects in enumerate(series.frames)
         ]
+        ndim = series.drift.shape[1]
+        self.places = [coordinates[:, :ndim].tolist() for coordinates in self.coordinates]
         self.reach = self._reach()
         self.next: dict[Node, Node] = {}
 
@@ -160,6 +165,9 @@ class _Problem:
     def division_cost(self, first: np.ndarray, mother: np.ndarray) -> float:
         """What it costs that the first object of a track comes from a division of an object in the frame before."""
         born, before = _node(first), _node(mother)
+        # This is asked for every object in the frame before, so those far away are told apart first, without numpy.
+        if dist(self.places[born[0]][born[1]], self.places[before[0]][before[1]]) > self.settings.division_reach:
+            return np.inf
         sister = self.next.get(before)
         if sister is None or not (self._lives(born) and self._lives(sister)):
             return np.inf

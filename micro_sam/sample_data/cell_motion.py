@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 Rng = np.random.Generator
 
@@ -171,10 +172,12 @@ class Population:
         """Move overlapping pairs of cells away from each other."""
         centres = np.array([cell.centre for cell in self.cells])
         radii = np.array([cell.radius for cell in self.cells])
-        offsets = centres[:, None] - centres[None]
-        distances = np.sqrt((offsets**2).sum(-1)) + 1e-6
-        wanted = self.settings.contact * (radii[:, None] + radii[None])
-        push = np.clip(wanted - distances, 0, None) * ~np.eye(len(radii), dtype=bool)
-        moved = centres + strength * 0.5 * (push[..., None] * offsets / distances[..., None]).sum(1)
-        moved = np.clip(moved, 0, self.shape)
+        pairs = cKDTree(centres).query_pairs(2 * self.settings.contact * radii.max(), output_type="ndarray")
+        offsets = centres[pairs[:, 0]] - centres[pairs[:, 1]]
+        distances = np.sqrt((offsets**2).sum(axis=1)) + 1e-6
+        overlap = np.clip(self.settings.contact * radii[pairs].sum(axis=1) - distances, 0, None)
+        push = strength * 0.5 * (overlap / distances)[:, None] * offsets
+        np.add.at(centres, pairs[:, 0], push)
+        np.add.at(centres, pairs[:, 1], -push)
+        moved = np.clip(centres, 0, self.shape)
         self.cells = [replace(cell, centre=centre) for cell, centre in zip(self.cells, moved, strict=True)]

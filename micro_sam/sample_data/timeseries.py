@@ -216,7 +216,9 @@ def _tracks(
             if key not in now:
                 now[key] = len(children) + 1
                 children[now[key]] = []
-        for key, label in now.items():
-            labels[frame][plane == key] = label
+        inside = plane > 0
+        labels[frame][inside] = np.array([now[key] for key in visible], np.uint32)[
+            np.searchsorted(visible, plane[inside])
+        ]
         before = now
     return labels, families_of(children)
