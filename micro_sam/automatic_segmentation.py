@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from micro_sam.embeddings import infer_ndim, precompute_image_embeddings
+from micro_sam.embeddings import Normalization, choose_tiling, infer_ndim, precompute_image_embeddings
 from micro_sam.errors import ParameterError, UnknownModelError
 from micro_sam.instance_segmentation import (
     AutomaticPromptGenerator,
@@ -20,6 +20,7 @@ from micro_sam.instance_segmentation import (
     get_decoder,
     get_instance_segmentation_generator,
     get_segmentation_mode,
+    tiled_counterpart,
 )
 from micro_sam.instance_segmentation.settings import INIT, SETTINGS, settings_for
 from micro_sam.io import load_image_data, open_image, write_labels
@@ -101,14 +102,15 @@ def automatic_instance_segmentation(
     annotate: bool = False,
     batch_size: int = 1,
     *,
-    normalization: Literal["minmax", "robust"] = "minmax",
+    normalization: Literal["minmax", "robust"] | Normalization = "minmax",
+    automatic_tiling: bool = True,
     **generate_kwargs: Any,
 ) -> np.ndarray | tuple[np.ndarray, Mapping[str, Any]]:
     """Segment an image.
 
     Args:
         predictor: The model.
-        segmenter: What segments, from `get_predictor_and_segmenter`; made with ``is_tiled`` to work in tiles.
+        segmenter: What segments, from `get_predictor_and_segmenter`; made with ``is_tiled`` to work in tiles of your choice.
         input_path: The image: a file (see `load_image_data`) or an array ``YX``, ``YXC``, ``ZYX`` or ``ZYXC``.
         output_path: Where to write the labels (.tif or .zarr).
         embedding_path: Where to keep the embeddings; those that are there already are used.
@@ -116,13 +118,15 @@ def automatic_instance_segmentation(
         key: The data set inside the file, or the pattern of a folder.
         mask_key: The same for the mask.
         ndim: 2 or 3; by default inferred from the shape.
-        tile_shape: Height and width of the tiles; None for no tiling.
+        tile_shape: Height and width of the tiles; by default only images that are too large for one pass are cut into
+            tiles, which the log says.
         halo: How far tiles reach into their neighbours (y, x).
         verbose: Show progress bars.
         return_embeddings: Return the embeddings, too.
         annotate: Open the result in the annotator for correction.
         batch_size: Tiles or slices encoded at the same time.
         normalization: How contrast is made: "minmax" or "robust", see `precompute_image_embeddings`.
+        automatic_tiling: Whether large images are cut into tiles without being asked to.
         **generate_kwargs: Arguments of the segmenter's ``generate``; they win over the defaults that belong to the model.
             For volumes also ``volume_method``, ``gap_closing``, ``min_z_extent``, ``z_smoothing``, ``beta`` and ``out``, see
             `automatic_3d_segmentation`.
@@ -135,9 +139,12 @@ def automatic_instance_segmentation(
         ImageError: An image that cannot be segmented.
         InputError: A file that cannot be read.
     """
+    shape, ndim = _shape_of(input_path, key, ndim)
+    if tile_shape is None and halo is None and automatic_tiling:
+        segmenter, tile_shape, halo = _automatic_tiles(segmenter, shape[ndim - 2 : ndim], embedding_path)
     is_tiled = tile_shape is not None
     check_tiling(segmenter, is_tiled)
-    image, resolution, ndim = _load_image(input_path, key, ndim, is_tiled)
+    image, resolution = load_input(input_path, key, lazy=is_tiled or ndim == 3)
     mask = None if mask_path is None else np.asarray(load_input(mask_path, mask_key)[0])
     arguments = {**model_defaults(predictor, segmenter), **generate_kwargs}
     common = {"tile_shape": tile_shape, "halo": halo, "verbose": verbose, "batch_size": batch_size}
@@ -228,9 +235,13 @@ def model_defaults(predictor: SamPredictor, segmenter: Segmenter) -> dict[str, A
     return {name: value for name, value in known.generate_kwargs().items() if value != getattr(plain, name)}
 
 
+def _makes_tiles(segmenter: Segmenter) -> bool:
+    return type(segmenter).__name__.startswith("Tiled")
+
+
 def check_tiling(segmenter: Segmenter, is_tiled: bool) -> None:
     """Raise a `ParameterError` unless the segmenter works in tiles exactly if tiles are asked for."""
-    makes_tiles = type(segmenter).__name__.startswith("Tiled")
+    makes_tiles = _makes_tiles(segmenter)
     if makes_tiles != is_tiled:
         raise ParameterError(
             "The segmenter works in tiles, so tile_shape and halo are needed."
@@ -252,14 +263,19 @@ def _inside(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask != 0, labels, np.zeros((), labels.dtype))
 
 
-def _load_image(
-    source: str | os.PathLike | Any, key: str | None, ndim: int | None, is_tiled: bool
-) -> tuple[Any, Any, int]:
-    """The image, its resolution and its number of spatial dimensions; what may be large is read when it is needed."""
+def _shape_of(source: str | os.PathLike | Any, key: str | None, ndim: int | None) -> tuple[tuple[int, ...], int]:
+    """The shape of an image and its number of spatial dimensions; nothing of it is read."""
     is_file = isinstance(source, str | Path | os.PathLike)
-    shape = open_image(source, key).shape if is_file else np.shape(source)
-    ndim = infer_ndim(tuple(shape), ndim)
-    return *load_input(source, key, lazy=is_tiled or ndim == 3), ndim
+    shape = tuple(open_image(source, key).shape if is_file else np.shape(source))
+    return shape, infer_ndim(shape, ndim)
+
+
+def _automatic_tiles(
+    segmenter: Segmenter, plane: tuple[int, ...], embedding_path: str | os.PathLike | None
+) -> tuple[Segmenter, tuple[int, int] | None, tuple[int, int] | None]:
+    """Tiles and what segments in them, if the image is too large for one pass or the segmenter knows only tiles."""
+    choice = choose_tiling(plane, embedding_path, always=_makes_tiles(segmenter))
+    return (segmenter, None, None) if choice is None else (tiled_counterpart(segmenter), *choice)
 
 
 def _segment_volume(

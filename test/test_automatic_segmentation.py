@@ -90,7 +90,7 @@ def test_tiles_need_a_segmenter_for_tiles_and_the_other_way_round(with_decoder):
         automatic_instance_segmentation(*with_decoder, IMAGE, tile_shape=(64, 64), halo=(8, 8), verbose=False)
     predictor, tiled = get_predictor_and_segmenter("vit_b", predictor=toy_predictor(), is_tiled=True)
     with pytest.raises(ParameterError, match="tile_shape and halo"):
-        automatic_instance_segmentation(predictor, tiled, IMAGE, verbose=False)
+        automatic_instance_segmentation(predictor, tiled, IMAGE, verbose=False, automatic_tiling=False)
 
 
 def test_tiled_segmentation_of_a_file(tmp_path):

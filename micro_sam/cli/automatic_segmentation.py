@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from micro_sam.cli.cluster import add_cluster_flags, check_cluster, is_distributed
+from micro_sam.cli.distributed_segmentation import check_distributed, distribute
 from micro_sam.cli.jobs import BESIDE, DEFAULT_SAMPLE, Job, find_inputs, plan_embeddings, plan_outputs, sample_names
 from micro_sam.cli.options import (
     add_image_flags,
@@ -34,6 +36,7 @@ Segment every object in microscopy images.
 
   micro_sam.automatic_segmentation -i cells.tif -o labels.tif -m vit_t_builtin --overlay
   micro_sam.automatic_segmentation -i images/ --pattern '*.png' -o results/ -m vit_b_lm
+  micro_sam.automatic_segmentation -i slide.ome.zarr -o labels.ome.zarr --n_workers 4
   micro_sam.automatic_segmentation -i volume.tif -n 3 -o labels.zarr --min_z_extent 3
 
 Labels are written as .tif with the pixel size of the image, or as OME-Zarr (.zarr). A mode is chosen by what the model
@@ -90,7 +93,8 @@ def build_parser() -> Parser:
     parser.add_argument("--tracking", action="store_true", help="Track the objects of a time series.")
     parser.add_argument("--annotate", action="store_true", help="Open the result in the annotator for correction.")
     add_model_flags(parser)
-    add_tiling_flags(parser)
+    add_tiling_flags(parser, automatic=True)
+    add_cluster_flags(parser, with_slab=True)
     add_volume_flags(parser)
     add_settings_flags(parser)
     add_common_flags(parser)
@@ -105,11 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Check everything, load the model, and process image after image."""
     check_shared(args)
+    check_cluster(args)
     given_volume_settings(args)
     given = given_settings(args)
     mode = _check_mode(args, given)
     jobs = _plan(args)
     _check_images(jobs, args)
+    if is_distributed(args):
+        check_distributed(args, jobs)
+        return distribute(jobs, args, mode, {**given, **given_volume_settings(args)})
     predictor, segmenter = _load(args, mode, given)
     return run_jobs(jobs, lambda job: _process(job, args, predictor, segmenter, given), args.debug)
 
@@ -123,7 +131,9 @@ def _check_mode(args: argparse.Namespace, given: dict[str, Any]) -> str | None:
     if mode is not None:
         check_settings(mode, given)
     elif not modes_that_take(given):
-        raise ParameterError(f"No mode takes {', '.join(f'--{name}' for name in given)} together; choose one with --mode.")
+        raise ParameterError(
+            f"No mode takes {', '.join(f'--{name}' for name in given)} together; choose one with --mode."
+        )
     return mode
 
 
@@ -180,12 +190,14 @@ def _load(args: argparse.Namespace, mode: str | None, given: dict[str, Any]) -> 
 
 def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any, given: dict[str, Any]) -> None:
     from micro_sam import automatic_segmentation as library
+    from micro_sam.embeddings import is_too_large
     from micro_sam.io import write_labels, write_overlay
 
     image, ndim = job.open(3 if args.tracking else args.ndim)
     tile_shape, halo = tiling(args)
+    in_tiles = tile_shape is not None or (is_too_large(image.shape[ndim - 2 : ndim]) and not args.no_tiling)
     # A volume, or a large image in tiles, is never read as a whole.
-    pixels = image.read(lazy=ndim == 3 or (tile_shape is not None and job.overlay is None))
+    pixels = image.read(lazy=ndim == 3 or (in_tiles and job.overlay is None))
     options = {
         "embedding_path": job.embedding_path,
         "tile_shape": tile_shape,
@@ -199,7 +211,13 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
         labels, _ = library.automatic_tracking(predictor, segmenter, pixels, **options)
     else:
         labels = library.automatic_instance_segmentation(
-            predictor, segmenter, pixels, ndim=ndim, normalization=args.normalization, **options
+            predictor,
+            segmenter,
+            pixels,
+            ndim=ndim,
+            normalization=args.normalization or "minmax",
+            automatic_tiling=not args.no_tiling,
+            **options,
         )
     write_labels(job.output, labels, image.resolution)
     print(f"{job.path}: {_count(labels)} -> {job.output}")

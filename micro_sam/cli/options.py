@@ -45,20 +45,30 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--decoder_path", type=Path, metavar="FILE", help="The decoder of --checkpoint if it is a file of its own."
     )
     group.add_argument(
-        "-d", "--device", type=device_name, metavar="NAME", help="cpu, cuda, cuda:1 or mps; the best there is if left out."
+        "-d",
+        "--device",
+        type=device_name,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps; the best there is if left out.",
     )
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="What the network computes in.")
 
 
-def add_tiling_flags(parser: argparse.ArgumentParser) -> None:
-    """``--tile_shape``, ``--halo``, ``--batch_size`` and ``--normalization``: how images are prepared."""
+def add_tiling_flags(parser: argparse.ArgumentParser, automatic: bool = False) -> None:
+    """``--tile_shape``, ``--halo``, ``--batch_size`` and ``--normalization``: how images are prepared.
+
+    Args:
+        parser: The parser of the command.
+        automatic: The command cuts large images into tiles by itself; adds ``--no_tiling``.
+    """
     group = parser.add_argument_group("large images")
     group.add_argument(
         "--tile_shape",
         type=whole_number(least=1),
         nargs=2,
         metavar=("Y", "X"),
-        help="Cut the image into tiles of this size in pixels, such as 512 512.",
+        help="Cut the image into tiles of this size in pixels, such as 512 512"
+        + ("; chosen if the image is too large for one pass." if automatic else "."),
     )
     group.add_argument(
         "--halo",
@@ -67,12 +77,17 @@ def add_tiling_flags(parser: argparse.ArgumentParser) -> None:
         metavar=("Y", "X"),
         help="How far tiles reach into their neighbours in pixels, such as 64 64.",
     )
-    group.add_argument("--batch_size", type=whole_number(1), default=1, help="Tiles or slices encoded at the same time.")
+    if automatic:
+        group.add_argument("--no_tiling", action="store_true", help="Take even a large image in one pass.")
+    group.add_argument(
+        "--batch_size", type=whole_number(1), default=1, help="Tiles or slices encoded at the same time."
+    )
     parser.add_argument(
         "--normalization",
         choices=("minmax", "robust"),
-        default="minmax",
-        help="Contrast from the darkest and brightest pixel, or robust against hot pixels and empty tiles.",
+        default=None if automatic else "minmax",
+        help="Contrast from the darkest and brightest pixel, or robust against hot pixels and empty tiles"
+        + (" (default: minmax, for segmentation by several workers robust)." if automatic else "."),
     )
 
 
@@ -115,6 +130,8 @@ def check_shared(args: argparse.Namespace) -> None:
     if (args.tile_shape is None) != (args.halo is None):
         given, missing = ("tile_shape", "halo") if args.halo is None else ("halo", "tile_shape")
         raise ParameterError(f"--{given} also needs --{missing}; add for example --{missing} {_EXAMPLE[missing]}.")
+    if getattr(args, "no_tiling", False) and args.tile_shape is not None:
+        raise ParameterError("--tile_shape cuts the image into tiles, --no_tiling does not; give one of them.")
     for flag in ("checkpoint", "decoder_path"):
         path = getattr(args, flag)
         if path is not None and not path.is_file():

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from micro_sam.cli.cluster import add_cluster_flags, check_cluster, cluster_of, is_distributed, model_of
 from micro_sam.cli.jobs import Job, find_inputs, plan_embeddings
 from micro_sam.cli.options import add_image_flags, add_model_flags, add_tiling_flags, check_shared, tiling
 from micro_sam.cli.runner import Parser, add_common_flags, run_command, run_jobs
+from micro_sam.errors import ParameterError
 
 logger = logging.getLogger("micro_sam.cli")
 
@@ -21,6 +23,7 @@ Compute the image embeddings, the slow part of segmentation, once and keep them 
   micro_sam.precompute_embeddings -i cells.tif -e cells.zarr -m vit_b_lm
   micro_sam.precompute_embeddings -i images/ --pattern '*.png' -e embeddings/ -m vit_b_lm
   micro_sam.precompute_embeddings -i slices/ -k '*.tif' -e volume.zarr --tile_shape 512 512 --halo 64 64
+  micro_sam.precompute_embeddings -i slide.ome.zarr -e slide.zarr --n_workers 4
 
 What was computed before an interruption is kept: run the command again to go on."""
 
@@ -54,7 +57,8 @@ def build_parser() -> Parser:
         help="Also compute what automatic segmentation needs: the decoder's predictions, or without decoder the masks.",
     )
     add_model_flags(parser)
-    add_tiling_flags(parser)
+    add_tiling_flags(parser, automatic=True)
+    add_cluster_flags(parser)
     add_common_flags(parser)
     return parser
 
@@ -67,13 +71,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Check everything, load the model, and process image after image."""
     check_shared(args)
+    check_cluster(args)
+    if is_distributed(args) and args.precompute_amg_state:
+        raise ParameterError(
+            "--precompute_amg_state is computed by one process; leave it out, or --n_workers and --scheduler."
+        )
     paths = find_inputs([args.input_path], args.pattern, args.key)
     stores = plan_embeddings(paths, args.embedding_path, in_folder=args.pattern is not None)
     jobs = [Job(path, args.key, embedding_path=store) for path, store in zip(paths, stores, strict=True)]
     for job in jobs:
         job.open(args.ndim)
+    if is_distributed(args):
+        return _distribute(jobs, args)
     precompute = _load(args)
     return run_jobs(jobs, lambda job: _process(job, args, precompute), args.debug)
+
+
+def _distribute(jobs: Sequence[Job], args: argparse.Namespace) -> int:
+    from micro_sam.distributed import connect, distributed_embeddings
+
+    tile_shape, halo = tiling(args)
+
+    def process(job: Job) -> None:
+        distributed_embeddings(
+            job.path,
+            job.embedding_path,
+            model_of(args),
+            client,
+            key=job.key,
+            ndim=args.ndim,
+            tile_shape=tile_shape,
+            halo=halo,
+            batch_size=args.batch_size,
+            normalization=args.normalization or "minmax",
+            automatic_tiling=not args.no_tiling,
+            verbose=args.verbose or sys.stderr.isatty(),
+        )
+        print(f"{job.path} -> {job.embedding_path}", flush=True)
+
+    with connect(cluster_of(args)) as client:
+        return run_jobs(jobs, process, args.debug)
 
 
 def _load(args: argparse.Namespace) -> Any:
@@ -93,8 +130,9 @@ def _load(args: argparse.Namespace) -> Any:
         tile_shape=tile_shape,
         halo=halo,
         batch_size=args.batch_size,
-        normalization=args.normalization,
+        normalization=args.normalization or "minmax",
         with_state=args.precompute_amg_state,
+        automatic_tiling=not args.no_tiling,
     )
 
 

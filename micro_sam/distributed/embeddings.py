@@ -14,7 +14,7 @@ from micro_sam.distributed.cluster import Cluster, connect, require_distributed
 from micro_sam.distributed.model import ModelSource
 from micro_sam.distributed.source import BlockSource
 from micro_sam.distributed.tasks import iter_tasks
-from micro_sam.embeddings import EmbeddingStore, Item, StoreMetadata
+from micro_sam.embeddings import EmbeddingStore, Item, StoreMetadata, choose_tiling
 from micro_sam.embeddings.compute import read_item
 from micro_sam.embeddings.encoding import encode_batch
 from micro_sam.embeddings.prepare import StoreOptions, complete_request, open_store
@@ -56,6 +56,7 @@ def iter_distributed_embeddings(
     halo: tuple[int, int] | None = None,
     batch_size: int = 1,
     normalization: str = "minmax",
+    automatic_tiling: bool = True,
     lock_timeout: float | None = None,
 ) -> Work:
     """`distributed_embeddings` as a generator of `Progress`.
@@ -70,10 +71,11 @@ def iter_distributed_embeddings(
         cluster: Where to compute; by default one worker on this machine. A client of your own is left open.
         key: The data set inside the file, or the level of a pyramid.
         ndim: 2 or 3; by default inferred from the shape.
-        tile_shape: The tiles' (height, width), None for no tiling.
+        tile_shape: The tiles' (height, width); by default only what is too large for one pass is cut into tiles.
         halo: The overlap (y, x) by which tiles are enlarged; needed with tile_shape.
         batch_size: How many slices or tiles go through the encoder at once.
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
+        automatic_tiling: Choose tiles where none are given and an image or slice is too large for one pass.
         lock_timeout: Seconds to wait for another program that writes to the store.
 
     Returns:
@@ -86,6 +88,8 @@ def iter_distributed_embeddings(
     source = BlockSource.of(input_, key, ndim)
     model = model if isinstance(model, ModelSource) else ModelSource(*([] if model is None else [model]))
     options = StoreOptions(Path(save_path).absolute(), lazy_loading=True, lock_timeout=lock_timeout)
+    if tile_shape is None and halo is None and automatic_tiling:
+        tile_shape, halo = choose_tiling(source.shape[-2:], options.path) or (None, None)
     request = describe_request(_stand_in(model), source.open(), tile_shape, halo, normalization)
     request = yield from complete_request(source.open(), request, options)
     with ExitStack() as resources:

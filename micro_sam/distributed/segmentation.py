@@ -89,6 +89,7 @@ def iter_distributed_segmentation(
     mode: str | None = None,
     normalization: str = "robust",
     least_iou: float = 0.3,
+    batch_size: int = 1,
     **settings: Any,
 ) -> Work:
     """`distributed_segmentation` as a generator of `Progress`.
@@ -110,6 +111,7 @@ def iter_distributed_segmentation(
         mode: "amg", "ais" or "apg", by default what the model can do.
         normalization: "robust" for one contrast in all blocks, "minmax" to stretch each block by itself.
         least_iou: How well the objects of two blocks must agree where both see them to be one object.
+        batch_size: Slices or tiles of a block encoded at the same time.
         **settings: Parameters of the segmentation, as for `automatic_instance_segmentation`.
 
     Returns:
@@ -145,7 +147,9 @@ def iter_distributed_segmentation(
     if finished is not None:
         return finished
     with journal.opened():
-        job = _job(source, model, grid, journal.folder, mode, normalization, least_iou, settings)
+        job = _job(
+            source, model, grid, journal.folder, mode, normalization, least_iou, {**settings, "batch_size": batch_size}
+        )
         with connect(Cluster() if cluster is None else cluster) as client:
             n_objects = yield from _Run(job, journal, client, source.resolution or Resolution({})).work()
         (journal.folder / LABELS).rename(output)
