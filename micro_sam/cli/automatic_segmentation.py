@@ -22,6 +22,7 @@ from micro_sam.cli.options import (
 )
 from micro_sam.cli.runner import Parser, add_common_flags, run_command, run_jobs
 from micro_sam.cli.settings_flags import add_settings_flags, check_settings, given_settings, modes_that_take
+from micro_sam.cli.tracking_flags import add_tracking_flags, check_tracking, tracking_options, write_tracking
 from micro_sam.cli.volume_flags import add_volume_flags, given_volume_settings
 from micro_sam.errors import ParameterError
 from micro_sam.instance_segmentation.factory import get_segmentation_mode
@@ -38,6 +39,7 @@ Segment every object in microscopy images.
   micro_sam.automatic_segmentation -i images/ --pattern '*.png' -o results/ -m vit_b_lm
   micro_sam.automatic_segmentation -i slide.ome.zarr -o labels.ome.zarr --n_workers 4
   micro_sam.automatic_segmentation -i volume.tif -n 3 -o labels.zarr --min_z_extent 3
+  micro_sam.automatic_segmentation -i movie.tif --tracking -o tracked.tif
 
 Labels are written as .tif with the pixel size of the image, or as OME-Zarr (.zarr). A mode is chosen by what the model
 can do: ais or apg if it has an instance segmentation decoder, otherwise amg."""
@@ -90,12 +92,12 @@ def build_parser() -> Parser:
         help="Keep the embeddings in this zarr store (for several images: this folder) and use those already there.",
     )
     parser.add_argument("--mode", choices=("auto", *MODES), default="auto", help="How to segment.")
-    parser.add_argument("--tracking", action="store_true", help="Track the objects of a time series.")
     parser.add_argument("--annotate", action="store_true", help="Open the result in the annotator for correction.")
     add_model_flags(parser)
     add_tiling_flags(parser, automatic=True)
     add_cluster_flags(parser, with_slab=True)
     add_volume_flags(parser)
+    add_tracking_flags(parser)
     add_settings_flags(parser)
     add_common_flags(parser)
     return parser
@@ -115,6 +117,7 @@ def execute(args: argparse.Namespace) -> int:
     mode = _check_mode(args, given)
     jobs = _plan(args)
     _check_images(jobs, args)
+    check_tracking(args, jobs)
     if is_distributed(args):
         check_distributed(args, jobs)
         return distribute(jobs, args, mode, {**given, **given_volume_settings(args)})
@@ -153,12 +156,11 @@ def _plan(args: argparse.Namespace) -> list[Job]:
 
 def _check_images(jobs: Sequence[Job], args: argparse.Namespace) -> None:
     """Open every image, so that a damaged one or one of another kind is found before the first is segmented."""
-    for name, module in (("tracking", "multi_dimensional_segmentation"), ("annotate", "sam_annotator")):
-        if getattr(args, name) and not _has_module(module):
-            raise ParameterError(f"--{name} needs micro_sam.{module}, which is not part of this version; leave it out.")
+    if args.annotate and not _has_module("sam_annotator"):
+        raise ParameterError("--annotate needs micro_sam.sam_annotator, which is not part of this version; leave it out.")
     if args.annotate and len(jobs) > 1:
         raise ParameterError(f"--annotate opens one image, but there are {len(jobs)}; name one.")
-    volume_flags = list(given_volume_settings(args))
+    volume_flags = [name for name in given_volume_settings(args) if not (args.tracking and name == "gap_closing")]
     for job in jobs:
         _, ndim = job.open(3 if args.tracking else args.ndim)
         if volume_flags and (ndim == 2 or args.tracking):
@@ -205,10 +207,11 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
         "verbose": args.verbose or sys.stderr.isatty(),
         "batch_size": args.batch_size,
         **{name: value for name, value in given.items() if name not in library.init_parameters()},
-        **given_volume_settings(args),
     }
     if args.tracking:
-        labels, _ = library.automatic_tracking(predictor, segmenter, pixels, **options)
+        options |= {"normalization": args.normalization or "minmax", **tracking_options(args)}
+        labels, lineages = library.automatic_tracking(predictor, segmenter, pixels, **options)
+        print(f"{job.path}: {write_tracking(job, args, labels, lineages, image.resolution)}")
     else:
         labels = library.automatic_instance_segmentation(
             predictor,
@@ -217,10 +220,11 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
             ndim=ndim,
             normalization=args.normalization or "minmax",
             automatic_tiling=not args.no_tiling,
+            **given_volume_settings(args),
             **options,
         )
-    write_labels(job.output, labels, image.resolution)
-    print(f"{job.path}: {_count(labels)} -> {job.output}")
+        write_labels(job.output, labels, image.resolution)
+        print(f"{job.path}: {_count(labels)} -> {job.output}")
     if job.overlay is not None:
         write_overlay(job.overlay, pixels, labels)
         print(f"{job.path}: overlay -> {job.overlay}")
