@@ -184,14 +184,18 @@ class FastMaskDecoder(MaskDecoder):
         if len(sparse_prompt_embeddings) == 0:  # segment-anything cannot reshape nothing
             side = [4 * n for n in image_embeddings.shape[-2:]]
             return image_embeddings.new_zeros(0, len(masks), *side), image_embeddings.new_zeros(0, len(masks))
-        weights = None
-        if not (self.training or len(image_embeddings) != 1 or needs_gradients(self, *inputs) or has_hooks(self)):
-            dtype = resolve_precision(self.precision, image_embeddings.device)
-            key = dtype, structure(self)
-            weights = self._derived.get(state_tensors(self), key, lambda: _derive(self, dtype))
+        weights = None if len(image_embeddings) != 1 else self.fast_weights(*inputs)
         if weights is None:
             return super().forward(*inputs, multimask_output)
         return _decode(self, weights, *inputs, masks)
+
+    def fast_weights(self, *inputs: torch.Tensor) -> _Weights | None:
+        """The parameters in the form they are computed with; None where it has to compute as ``MaskDecoder`` does."""
+        if self.training or needs_gradients(self, *inputs) or has_hooks(self):
+            return None
+        dtype = resolve_precision(self.precision, inputs[0].device)
+        key = dtype, structure(self)
+        return self._derived.get(state_tensors(self), key, lambda: _derive(self, dtype))
 
 
 def _derive(decoder: FastMaskDecoder, dtype: torch.dtype) -> _Weights | None:

@@ -11,7 +11,9 @@ from micro_sam.instance_segmentation.instances import Instance
 from micro_sam.prompts import MASK_PROMPT_SIDE, extend_box, mask_to_points
 
 _EPS = 1e-3
-_OUTSIDE = float(np.log(_EPS / (1 - _EPS)))
+#: The logit of a mask prompt where the object is not.
+OUTSIDE = float(np.log(_EPS / (1 - _EPS)))
+_TOKEN = 4  # pixels of a mask prompt along the side of an image token
 
 
 def box_of(shape: Instance, plane: Sequence[int], extension: float) -> np.ndarray:
@@ -32,23 +34,52 @@ def points_of(shape: Instance, plane: Sequence[int], extension: float, single: b
     return points + shape.origin - before, labels
 
 
-def logits_of(shape: Instance, plane: Sequence[int], input_size: Sequence[int], image_size: int) -> np.ndarray:
-    """The mask as low resolution logits (1, 256, 256), as the prompt encoder takes them.
+def logits_of(
+    shape: Instance, plane: Sequence[int], input_size: Sequence[int], image_size: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """The mask as low resolution logits, as the prompt encoder takes them: the window in which they are not `OUTSIDE`.
 
     Args:
         shape: The mask.
         plane: Height and width of the image it lies in.
         input_size: Height and width of that image after resizing its longest side to ``image_size``.
         image_size: Side of the padded square image the encoder sees.
+
+    Returns:
+        float32 (4 * height, 4 * width), and y0, y1, x0, x1 in image tokens, which are 4 x 4 of its pixels.
     """
-    rows, columns = (
-        _averaging(int(length), max(1, round(MASK_PROMPT_SIDE * side / image_size)))[:, window]
-        for length, side, window in zip(plane, input_size, shape.window)
-    )
-    share = np.clip(rows @ shape.mask.astype(np.float32) @ columns.T, _EPS, 1 - _EPS)
-    logits = np.full((1, MASK_PROMPT_SIDE, MASK_PROMPT_SIDE), _OUTSIDE, dtype=np.float32)
-    logits[0, : share.shape[0], : share.shape[1]] = np.log(share / (1 - share))
+    matrices, starts, stops = [], [], []
+    for length, side, window in zip(plane, input_size, shape.window):
+        matrix = _averaging(int(length), max(1, round(MASK_PROMPT_SIDE * side / image_size)))[:, window]
+        touched = np.flatnonzero(matrix.any(axis=1))
+        start, stop = touched[0] // _TOKEN, touched[-1] // _TOKEN + 1
+        matrix = matrix[start * _TOKEN : stop * _TOKEN]
+        matrices.append(np.pad(matrix, ((0, (stop - start) * _TOKEN - len(matrix)), (0, 0))))
+        starts.append(int(start))
+        stops.append(int(stop))
+    share = np.clip(matrices[0] @ shape.mask.astype(np.float32) @ matrices[1].T, _EPS, 1 - _EPS)
+    return np.log(share / (1 - share)), (starts[0], stops[0], starts[1], stops[1])
+
+
+def whole_logits_of(patch: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """The logits (1, 256, 256) from what `logits_of` gives."""
+    logits = np.full((1, MASK_PROMPT_SIDE, MASK_PROMPT_SIDE), OUTSIDE, dtype=np.float32)
+    y0, y1, x0, x1 = (_TOKEN * side for side in window)
+    logits[0, y0:y1, x0:x1] = patch
     return logits
+
+
+def window_around(
+    box_yxyx: np.ndarray, plane: Sequence[int], input_size: Sequence[int], grid: Sequence[int], image_size: int
+) -> tuple[int, int, int, int]:
+    """Where to look for an object: y0, y1, x0, x1 in image tokens, half its size around its box, and at least 5 tokens."""
+    ends = []
+    for axis in (0, 1):
+        scale = input_size[axis] / plane[axis] * grid[axis] / image_size
+        low, high = box_yxyx[axis] * scale, box_yxyx[axis + 2] * scale
+        margin = max(5.0, (high - low) / 2)
+        ends += [max(0, int(np.floor(low - margin))), min(int(grid[axis]), int(np.ceil(high + margin)))]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 @lru_cache(maxsize=16)

@@ -164,10 +164,12 @@ class _Propagation:
         self._annotated: Mapping[int, Mapping[int, Instance]] = {}
         self._met: dict[tuple[int, int], tuple[Instance, SliceScore]] = {}
         self._lost: list[Front] = []
+        self._may_be_there = False
 
     def start(self, shapes: Mapping[int, Mapping[int, Instance]], out: Any | None) -> None:
         """Write the annotations into the result."""
         shape = (self.n_slices, *self.decoder.plane)
+        self._may_be_there = out is not None
         if out is None:
             out = np.zeros(shape, dtype=np.uint32 if max(shapes) <= np.iinfo(np.uint32).max else np.uint64)
         if (
@@ -197,13 +199,17 @@ class _Propagation:
         for step in (UP, DOWN):
             moving = [front for front in fronts if front.step == step]
             for z in visits(moving, step):
+                if not moving:
+                    break
                 moving = self._enter(z, moving)
                 done += 1
                 yield PropagationStep(done, total, _TEXT, z, self.result)
-            self._extend_partners(fronts, step)
-            total = done + (len(visits(fronts, DOWN)) if step == UP else 0)
+            if step == UP:
+                self._extend_partners(fronts)
+                total = done + len(visits(fronts, DOWN))
         for z in self._fill_holes(fronts):
             yield PropagationStep(done, total, _TEXT, z, self.result)
+        yield PropagationStep(total, total, _TEXT, None, self.result)
         return self._finished()
 
     def _finished(self) -> PropagationResult:
@@ -251,7 +257,7 @@ class _Propagation:
         key = front.label, z
         if key in self._met:
             shape, score = self._meeting(self._met.pop(key), (shape, score))
-        elif front.gap is not None and z == front.end or front.gap is not None and z == front.end - front.step:
+        elif front.gap is not None and front.step == UP and z >= front.end - 1:
             self._met[key] = shape, score
         self._write(z, front.label, shape)
         self.result.scores[front.label][z] = score
@@ -262,14 +268,13 @@ class _Propagation:
         predicted, overlap = (min(getattr(s, name) for _, s in (a, b)) for name in ("predicted_iou", "overlap"))
         return middle, SliceScore(predicted, overlap, iou(a[0], b[0]), "propagated")
 
-    def _extend_partners(self, fronts: list[Front], step: int) -> None:
-        """Where a front was lost between two annotations, the one from the other side goes on in its place."""
+    def _extend_partners(self, fronts: list[Front]) -> None:
+        """Where a front from below was lost between two annotations, the one from above goes on in its place."""
         for lost in self._lost:
-            if lost.gap is None or lost.step != step:
-                continue
             for partner in fronts:
-                if partner.label == lost.label and partner.gap == lost.gap and partner.step == -step:
-                    partner.end = lost.z + step
+                same_gap = partner.label == lost.label and partner.gap == lost.gap is not None
+                if same_gap and partner.step == DOWN:
+                    partner.end = lost.z + 1
 
     def _fill_holes(self, fronts: list[Front]) -> Generator[int, None, None]:
         """Slices between annotations that no front reached: shapes in between, which the model may improve."""
@@ -319,11 +324,14 @@ class _Propagation:
     def _write(self, z: int, label: int, shape: Instance) -> None:
         """Replace the object's mask in a slice, leaving all other objects."""
         labels = self.result.segmentation
-        plane = np.array(labels[z])
-        plane[plane == label] = 0
-        target = plane[shape.window]
+        if self._may_be_there or z in self.result.scores[label]:
+            plane = np.asarray(labels[z])
+            if (plane == label).any():
+                labels[z] = np.where(plane == label, 0, plane)
+        window = (z, *shape.window)
+        target = np.array(labels[window])
         target[shape.mask & (target == 0)] = label
-        labels[z] = plane
+        labels[window] = target
 
 
 def _reach(

@@ -13,9 +13,9 @@ import torch
 from micro_sam import embedding_access
 from micro_sam.embeddings.tiling import Tile
 from micro_sam.instance_segmentation.instances import Instance, make_instance
-from micro_sam.mask_decoding import Prompts, Upscaler, decode_batches
-from micro_sam.multi_dimensional_segmentation.mask_prompts import box_of, logits_of, points_of
+from micro_sam.multi_dimensional_segmentation.mask_prompts import box_of
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
+from micro_sam.multi_dimensional_segmentation.prompt_decoding import Decoded, PromptDecoder
 from micro_sam.multi_dimensional_segmentation.shapes import cut, iou, merged, parts, without_specks
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class SliceDecoder:
         for owner, shape in enumerate(shapes):
             for prompt in self._prompts(z, owner, shape):
                 groups[None if prompt.tile is None else prompt.tile.index].append(prompt)
-        answers: list[list[tuple[Instance, np.ndarray]]] = [[] for _ in shapes]
+        answers: list[list[Decoded]] = [[] for _ in shapes]
         for tile_id, group in groups.items():
             embedding_access.activate(self._predictor, self._embeddings, z, tile_id)
             for prompt, answer in self._decode(group):
@@ -109,53 +109,14 @@ class SliceDecoder:
             if tile.index in there and local is not None:
                 yield _Prompt(owner, local, tile, inner_only=True)
 
-    def _decode(self, group: Sequence[_Prompt]) -> Iterator[tuple[_Prompt, tuple[Instance, np.ndarray]]]:
-        """The answers to prompts in the image that is set in the predictor: masks of the plane with their logits."""
-        projection, upscaler = self._settings.projection, Upscaler.of(self._predictor)
-        threshold = float(self._predictor.model.mask_threshold)
-        for which, prompts in self._to_sam(group):
-            for batch, logits, ious in decode_batches(
-                self._predictor, prompts, projection.is_ambiguous, self._batch_size
-            ):
-                n_masks = logits.shape[1]
-                windows = upscaler.low_res_windows(logits.flatten(0, 1), threshold)
-                for k, index in enumerate(which[batch]):
-                    candidates = (
-                        _upscaled(logits[k, m], windows[k * n_masks + m], upscaler, threshold, float(ious[k, m]))
-                        for m in range(n_masks)
-                    )
-                    answer = _most_alike([c for c in candidates if c is not None], group[index].shape)
-                    answer = None if answer is None else _in_plane(answer, group[index])
-                    if answer is not None:
-                        yield group[index], answer
-
-    def _to_sam(self, group: Sequence[_Prompt]) -> Iterator[tuple[np.ndarray, Prompts]]:
-        """The prompts in batches with equally many points each; which they are, and the prompts."""
-        projection, extension = self._settings.projection, self._settings.box_extension
-        size = tuple(self._predictor.original_size)
-        shapes = [prompt.shape for prompt in group]
-        points: list[tuple[np.ndarray, np.ndarray]] = []
-        if projection.points or projection.single_point:
-            points = [points_of(shape, size, extension, not projection.points) for shape in shapes]
-        counts = np.array([len(labels) for _, labels in points] or [0] * len(group))
-        for count in np.unique(counts):
-            which = np.flatnonzero(counts == count)
-            yield (
-                which,
-                Prompts(
-                    points=np.stack([points[k][0][:, ::-1] for k in which]) if points else None,
-                    labels=np.stack([points[k][1] for k in which]) if points else None,
-                    boxes=self._boxes([shapes[k] for k in which], size) if projection.box else None,
-                    masks=self._masks([shapes[k] for k in which], size) if projection.mask else None,
-                ),
-            )
-
-    def _boxes(self, shapes: Sequence[Instance], size: Sequence[int]) -> np.ndarray:
-        return np.stack([box_of(shape, size, self._settings.box_extension)[[1, 0, 3, 2]] for shape in shapes])
-
-    def _masks(self, shapes: Sequence[Instance], size: Sequence[int]) -> np.ndarray:
-        input_size, image_size = self._predictor.input_size, self._predictor.model.image_encoder.img_size
-        return np.stack([logits_of(shape, size, input_size, image_size) for shape in shapes])
+    def _decode(self, group: Sequence[_Prompt]) -> Iterator[tuple[_Prompt, Decoded]]:
+        """The answers to prompts in the image that is set in the predictor, as masks of the plane."""
+        decode = PromptDecoder(self._predictor, self._settings, self._batch_size)
+        for index, candidates in decode([prompt.shape for prompt in group]):
+            answer = _most_alike(candidates, group[index].shape)
+            answer = None if answer is None else _in_plane(answer, group[index])
+            if answer is not None:
+                yield group[index], answer
 
 
 def _local(shape: Instance, tile: Tile) -> Instance | None:
@@ -168,32 +129,14 @@ def _local(shape: Instance, tile: Tile) -> Instance | None:
     return make_instance(shape.mask[window], tuple(o + b - t for o, b, t in zip(shape.origin, begin, tile.offset)))
 
 
-def _upscaled(
-    logits: torch.Tensor, window: np.ndarray, upscaler: Upscaler, threshold: float, score: float
-) -> tuple[Instance, np.ndarray] | None:
-    """A mask with its logits in the window of the mask."""
-    y0, y1, x0, x1 = (int(v) for v in window)
-    if y0 == y1 or x0 == x1:
-        return None
-    values, y, x = upscaler.window(logits[y0:y1, x0:x1], (y0, y1, x0, x1))
-    values = values.cpu().numpy()
-    shape = make_instance(values > threshold, (y, x), score=score)
-    if shape is None:
-        return None
-    inside = tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, (y, x)))
-    return shape, values[inside]
-
-
-def _most_alike(
-    candidates: Sequence[tuple[Instance, np.ndarray]], shape: Instance
-) -> tuple[Instance, np.ndarray] | None:
+def _most_alike(candidates: Sequence[Decoded], shape: Instance) -> Decoded | None:
     """Of several masks the one that is both good and like the object's mask in the neighbouring slice."""
     if len(candidates) < 2:
         return candidates[0] if candidates else None
     return max(candidates, key=lambda candidate: max(candidate[0].score, 0) * iou(candidate[0], shape))
 
 
-def _in_plane(answer: tuple[Instance, np.ndarray], prompt: _Prompt) -> tuple[Instance, np.ndarray] | None:
+def _in_plane(answer: Decoded, prompt: _Prompt) -> Decoded | None:
     """An answer in the coordinates of the plane."""
     shape, values = answer
     tile = prompt.tile
@@ -216,7 +159,7 @@ def _in_plane(answer: tuple[Instance, np.ndarray], prompt: _Prompt) -> tuple[Ins
     return moved, values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(moved.window, origin))]
 
 
-def _joined(answers: Sequence[tuple[Instance, np.ndarray]]) -> tuple[Instance, np.ndarray] | None:
+def _joined(answers: Sequence[Decoded]) -> Decoded | None:
     """The union of the answers for the parts of an object, with the highest logit of each pixel."""
     if len(answers) < 2:
         return answers[0] if answers else None
@@ -228,7 +171,7 @@ def _joined(answers: Sequence[tuple[Instance, np.ndarray]]) -> tuple[Instance, n
     return whole, values
 
 
-def _settle_overlaps(found: list[tuple[Instance, np.ndarray] | None]) -> None:
+def _settle_overlaps(found: list[Decoded | None]) -> None:
     """Give every pixel that several objects want to the one with the highest logit there."""
     there = [k for k, entry in enumerate(found) if entry is not None]
     keep = {k: found[k][0].mask.copy() for k in there}
@@ -241,9 +184,7 @@ def _settle_overlaps(found: list[tuple[Instance, np.ndarray] | None]) -> None:
         found[k] = None if rest is None else (rest, values)
 
 
-def _settle(
-    a: tuple[Instance, np.ndarray], b: tuple[Instance, np.ndarray], keep_a: np.ndarray, keep_b: np.ndarray
-) -> None:
+def _settle(a: Decoded, b: Decoded, keep_a: np.ndarray, keep_b: np.ndarray) -> None:
     starts = [max(p, q) for p, q in zip(a[0].origin, b[0].origin)]
     stops = [min(p.stop, q.stop) for p, q in zip(a[0].window, b[0].window)]
     if any(stop <= start for start, stop in zip(starts, stops)):

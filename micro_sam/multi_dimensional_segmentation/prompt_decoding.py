@@ -1,0 +1,127 @@
+"""Decode prompts made from masks, in the image that is set in the predictor: locally where the decoder allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from micro_sam.instance_segmentation.instances import Instance, make_instance
+from micro_sam.mask_decoding import Prompts, Upscaler, decode_batches, scale_xy
+from micro_sam.models.local_mask_decoder import LocalMaskDecoder, MaskPatch
+from micro_sam.multi_dimensional_segmentation.mask_prompts import (
+    OUTSIDE,
+    box_of,
+    logits_of,
+    points_of,
+    whole_logits_of,
+    window_around,
+)
+from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
+#: A mask with its logits in the mask's window.
+Decoded = tuple[Instance, np.ndarray]
+_Low = tuple[torch.Tensor, tuple[int, int, int, int], float]
+
+
+class PromptDecoder:
+    """Decodes objects in one image.
+
+    Args:
+        predictor: With the image set.
+        settings: Which prompts to make.
+        batch_size: How many prompts go through the network at once.
+    """
+
+    def __init__(self, predictor: SamPredictor, settings: PropagationSettings, batch_size: int) -> None:
+        self._predictor, self._settings, self._batch_size = predictor, settings, batch_size
+        self._size, self._input_size = tuple(predictor.original_size), tuple(predictor.input_size)
+        self._image_size = predictor.model.image_encoder.img_size
+        self._threshold = float(predictor.model.mask_threshold)
+        self._upscaler = Upscaler.of(predictor)
+        is_local = LocalMaskDecoder.weights_of(predictor.model.mask_decoder, predictor.features) is not None
+        self._decode = self._locally if is_local else self._everywhere
+
+    def __call__(self, shapes: Sequence[Instance]) -> Iterator[tuple[int, list[Decoded]]]:
+        """For each mask (its index) what is decoded from it: one mask, or three if the prompts are ambiguous."""
+        projection = self._settings.projection
+        points: list[tuple[np.ndarray, np.ndarray]] = []
+        if projection.points or projection.single_point:
+            extension = self._settings.box_extension
+            points = [points_of(shape, self._size, extension, not projection.points) for shape in shapes]
+        counts = np.array([len(labels) for _, labels in points] or [0] * len(shapes))
+        for count in np.unique(counts):
+            which = np.flatnonzero(counts == count)
+            chosen = [shapes[k] for k in which]
+            prompts = Prompts(
+                points=np.stack([points[k][0][:, ::-1] for k in which]) if points else None,
+                labels=np.stack([points[k][1] for k in which]) if points else None,
+                boxes=np.stack([self._box(shape)[[1, 0, 3, 2]] for shape in chosen]) if projection.box else None,
+            )
+            for index, found in zip(which, self._decode(chosen, prompts), strict=True):
+                decoded = (self._upscaled(*low) for low in found)
+                yield int(index), [entry for entry in decoded if entry is not None]
+
+    def _box(self, shape: Instance) -> np.ndarray:
+        return box_of(shape, self._size, self._settings.box_extension)
+
+    def _patches(self, shapes: Sequence[Instance]) -> list[tuple[np.ndarray, tuple[int, int, int, int]]]:
+        return [logits_of(shape, self._size, self._input_size, self._image_size) for shape in shapes]
+
+    def _locally(self, shapes: Sequence[Instance], prompts: Prompts) -> Iterator[list[_Low]]:
+        """Masks around the objects only."""
+        model, device = self._predictor.model, self._predictor.device
+        decoder = LocalMaskDecoder(model.prompt_encoder, model.mask_decoder, self._predictor.features, OUTSIDE)
+        scale = scale_xy(self._predictor)
+        points = boxes = masks = None
+        if prompts.points is not None:
+            coordinates = torch.as_tensor(prompts.points * scale, dtype=torch.float32, device=device)
+            points = coordinates, torch.as_tensor(prompts.labels, dtype=torch.int, device=device)
+        if prompts.boxes is not None:
+            boxes = torch.as_tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32, device=device)
+        if self._settings.projection.mask:
+            masks = [MaskPatch(torch.as_tensor(patch), window) for patch, window in self._patches(shapes)]
+        windows = [
+            window_around(self._box(shape), self._size, self._input_size, decoder.grid, self._image_size)
+            for shape in shapes
+        ]
+        multimask = self._settings.projection.is_ambiguous
+        for found in decoder(points, boxes, masks, windows, multimask, self._threshold):
+            y0, y1, x0, x1 = (4 * side for side in found.window)
+            yield [(logits, (y0, y1, x0, x1), float(iou)) for logits, iou in zip(found.logits, found.ious, strict=True)]
+
+    def _everywhere(self, shapes: Sequence[Instance], prompts: Prompts) -> Iterator[list[_Low]]:
+        """Masks of the whole image, by whatever decoder the model has."""
+        masks = None
+        if self._settings.projection.mask:
+            masks = np.stack([whole_logits_of(*patch) for patch in self._patches(shapes)])
+        prompts = Prompts(prompts.points, prompts.labels, prompts.boxes, masks)
+        multimask = self._settings.projection.is_ambiguous
+        for _, logits, ious in decode_batches(self._predictor, prompts, multimask, self._batch_size):
+            window = (0, logits.shape[-2], 0, logits.shape[-1])
+            for one, scores in zip(logits, ious, strict=True):
+                yield [(mask, window, float(score)) for mask, score in zip(one, scores, strict=True)]
+
+    def _upscaled(self, logits: torch.Tensor, place: tuple[int, int, int, int], score: float) -> Decoded | None:
+        """A mask in pixels of the image, from a window of low resolution logits."""
+        top, _, left, _ = place
+        height, width = (max(0, end - start) for end, start in zip(self._upscaler.valid, (top, left)))
+        logits = logits[:height, :width]
+        above = logits > self._threshold
+        rows, columns = (np.flatnonzero(above.any(dim=axis).cpu().numpy()) for axis in (1, 0))
+        if len(rows) == 0:
+            return None
+        y0, x0 = max(rows[0] - 2, 0), max(columns[0] - 2, 0)
+        y1, x1 = min(rows[-1] + 3, logits.shape[0]), min(columns[-1] + 3, logits.shape[1])
+        window = (top + y0, top + y1, left + x0, left + x1)
+        values, y, x = self._upscaler.window(logits[y0:y1, x0:x1], [int(side) for side in window])
+        values = values.cpu().numpy()
+        shape = make_instance(values > self._threshold, (y, x), score=score)
+        if shape is None:
+            return None
+        return shape, values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, (y, x)))]
