@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -17,6 +19,7 @@ from micro_sam.progress import Progress
 logger = logging.getLogger(__name__)
 
 Work = Generator[Any, None, Any]
+_EXIT_SECONDS = 60
 
 
 @dataclass(eq=False)
@@ -31,6 +34,8 @@ class Job:
         on_done: Called with what it returns.
         on_error: Called with a sentence.
         on_end: Called at the end in any case, cancelled or not.
+        cancelled: Set when it should end at its next step.
+        at_exit: What is registered to be called when the program ends before the job does.
     """
 
     slot: str
@@ -41,6 +46,7 @@ class Job:
     on_error: Callable[[str], None] | None = None
     on_end: Callable[[], None] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    at_exit: Callable[[], None] | None = None
 
 
 class JobRunner(ABC):
@@ -101,13 +107,17 @@ class ThreadedJobs(JobRunner):
     def start(self, job: Job) -> None:
         self.cancel(job.slot)
         self._running[job.slot] = job
-        threading.Thread(target=self._run, args=(job,), daemon=True, name=f"micro_sam {job.slot}").start()
+        thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=f"micro_sam {job.slot}")
+        job.at_exit = functools.partial(_end_before_exit, job, thread)
+        atexit.register(job.at_exit)
+        thread.start()
 
     def _run(self, job: Job) -> None:
         bridge = self._bridge
         for kind, value in _events(job):
             if not bridge.tell(job, kind, value):
                 job.cancelled.set()
+        atexit.unregister(job.at_exit)
 
     def _on_told(self, job: Job, kind: str, value: Any) -> None:
         if kind == "end" and self._running.get(job.slot) is job:
@@ -182,6 +192,12 @@ def sentence(error: BaseException) -> str:
     return f"Something unexpected went wrong ({type(error).__name__}: {text}); your work is kept, please report this."
 
 
+def _end_before_exit(job: Job, thread: threading.Thread) -> None:
+    """Let a thread finish its step: a program that ends while a network computes in a thread would crash."""
+    job.cancelled.set()
+    thread.join(_EXIT_SECONDS)
+
+
 class LatestOnly:
     """Answers questions in one thread; a question that was overtaken by a newer one is never asked.
 
@@ -228,6 +244,8 @@ class LatestOnly:
         with self._condition:
             self._closed, self._question, self._ask = True, [], None
             self._condition.notify()
+        if self._thread is not None:
+            self._thread.join(_EXIT_SECONDS)  # at most one decoding
 
     def _run(self) -> None:
         while True:

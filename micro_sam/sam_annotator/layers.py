@@ -399,7 +399,7 @@ class AnnotatorLayers:
         if layer is None:
             return None
         world = np.array(self.viewer.dims.point, dtype=float)
-        world[-2:] = np.asarray(self.viewer.camera.center)[-2:]
+        world[-2:] = np.asarray(camera_of(self.viewer).center)[-2:]
         row = np.asarray(layer.world_to_data(world[-layer.ndim :]))[-self.ndim :]
         return tuple(float(v) for v in row)
 
@@ -567,3 +567,8 @@ def _displayable(array: Any) -> Any:
         return shown
     low, high = float(shown.min()), float(shown.max())
     return ((shown.astype(np.float32) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def camera_of(viewer: Viewer) -> Any:
+    """The camera, which has its own place since napari 0.9."""
+    return getattr(viewer, "scene", viewer).camera

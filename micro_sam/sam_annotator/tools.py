@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from psygnal import Signal
 
+from micro_sam.sam_annotator.layers import camera_of
+
 if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Shapes
@@ -60,7 +62,7 @@ class CanvasTools:
         """Show the stroke while it is drawn."""
         active = self._viewer.layers.selection.active
         if self._line is None:
-            width = 4 / max(self._viewer.camera.zoom, 1e-6)
+            width = 4 / max(camera_of(self._viewer).zoom, 1e-6)
             self._line = self._viewer.add_shapes(
                 ndim=len(path[0]), name=_LINE_NAME, edge_color="#ffd600", edge_width=width, opacity=0.9
             )
