@@ -43,7 +43,9 @@ def check_labels_path(path: str | os.PathLike) -> None:
         )
 
 
-def write_labels(path: str | os.PathLike, labels: Any, resolution: Resolution | None = None) -> None:
+def write_labels(
+    path: str | os.PathLike, labels: Any, resolution: Resolution | None = None, *, is_timeseries: bool = False
+) -> None:
     """Write labels; an existing result is replaced once the new one is complete.
 
     Args:
@@ -54,6 +56,7 @@ def write_labels(path: str | os.PathLike, labels: Any, resolution: Resolution | 
             which for ``.zarr`` is written block by block. Those in memory are written as uint16, uint32 or uint64,
             whatever they fit into, lazy ones as uint32 or uint64 by their type.
         resolution: The pixel size of the image.
+        is_timeseries: The first of three axes is time; TIFF files say so.
 
     Raises:
         ParameterError: If they are not labels.
@@ -64,9 +67,12 @@ def write_labels(path: str | os.PathLike, labels: Any, resolution: Resolution | 
         raise ParameterError(f"Labels are integers of 2 or 3 axes, got {labels.dtype} of shape {tuple(labels.shape)}.")
     is_tif = Path(path).suffix.lower() in TIF_SUFFIXES
     labels = _smallest_type(labels) if is_tif or isinstance(labels, np.ndarray) else _LazyLabels(labels)
-    write = _write_tif if is_tif else _write_ome_zarr
+    resolution = resolution or Resolution({})
     with replacing(path) as temporary:
-        write(temporary, labels, resolution or Resolution({}))
+        if is_tif:
+            _write_tif(temporary, labels, resolution, "TYX" if is_timeseries else "ZYX")
+        else:
+            _write_ome_zarr(temporary, labels, resolution)
 
 
 class _LazyLabels:
@@ -95,10 +101,10 @@ def _check_not_negative(labels: np.ndarray) -> None:
         raise ParameterError(f"Labels are 0 or larger, got {labels.min()}; give background the label 0.")
 
 
-def _write_tif(path: Path, labels: np.ndarray, resolution: Resolution) -> None:
+def _write_tif(path: Path, labels: np.ndarray, resolution: Resolution, axes: str) -> None:
     import tifffile
 
-    axes = "YX" if labels.ndim == 2 else "ZYX"
+    axes = axes[-labels.ndim :]
     arguments: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
     flavour = resolution.flavour or ("imagej" if resolution.size and resolution.tags is None else None)
     if flavour == "imagej" and labels.dtype == np.uint16 and labels.nbytes < _IMAGEJ_MOST_BYTES:

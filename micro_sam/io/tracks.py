@@ -79,7 +79,7 @@ def write_tracks(
     check_track_paths(paths)
     table_from_lineages(labels, lineages)  # before anything is written
     if "labels" in paths:
-        write_labels(paths["labels"], labels, resolution)
+        write_labels(paths["labels"], labels, resolution, is_timeseries=True)
     if "geff" in paths:
         write_geff(paths["geff"], labels, lineages, resolution, paths.get("labels"))
     if "ctc" in paths:
