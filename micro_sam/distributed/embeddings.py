@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +90,9 @@ def iter_distributed_embeddings(
     options = StoreOptions(Path(save_path).absolute(), lazy_loading=True, lock_timeout=lock_timeout)
     if tile_shape is None and halo is None and automatic_tiling:
         tile_shape, halo = choose_tiling(source.shape[-2:], options.path) or (None, None)
-    request = describe_request(_stand_in(model), source.open(), tile_shape, halo, normalization)
+    facts = model.facts()
+    model = model.checked(facts)
+    request = describe_request(_stand_in(facts), source.open(), tile_shape, halo, normalization)
     request = yield from complete_request(source.open(), request, options)
     with ExitStack() as resources:
         store = yield from open_store(request, options, resources)
@@ -147,7 +149,6 @@ def _backend(path: Path, metadata: StoreMetadata) -> ZarrBackend:
     return backend
 
 
-def _stand_in(model: ModelSource) -> Any:
+def _stand_in(facts: Mapping[str, Any]) -> Any:
     """What `describe_request` asks of a predictor, without loading one."""
-    facts = model.facts()
     return SimpleNamespace(model_type=facts["model_type"], model_name=facts["model_name"], _hash=facts["model_hash"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from micro_sam.errors import CheckpointError
 from micro_sam.models.predictor import SamPredictor, get_sam_model
 from micro_sam.models.spec import DEFAULT_MODEL, get_spec
 
@@ -27,6 +28,7 @@ class ModelSource:
         device: Where to compute; by default the best device each worker has. Workers of this machine take turns over
             its GPUs.
         precision: "float32", "bfloat16" or "auto".
+        expected: The hash that the model file must have on every worker, see `checked`.
     """
 
     model_type: str = DEFAULT_MODEL
@@ -34,6 +36,7 @@ class ModelSource:
     decoder_path: str | None = None
     device: str | None = None
     precision: str = "auto"
+    expected: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("checkpoint", "decoder_path"):  # workers have other working folders
@@ -53,6 +56,10 @@ class ModelSource:
         facts = {"model_type": spec.encoder, "model_name": self.model_type, "model_hash": file_hash(path)}
         return facts if self.decoder_path is None else {**facts, "decoder_hash": file_hash(self.decoder_path)}
 
+    def checked(self, facts: Mapping[str, Any]) -> ModelSource:
+        """This model, of which every worker makes sure that its file is the one whose facts these are."""
+        return replace(self, expected=facts["model_hash"])
+
     @contextmanager
     def in_use(self) -> Iterator[SamPredictor]:
         """The loaded model, for one task at a time, computing with as many threads as the worker has."""
@@ -71,13 +78,19 @@ class ModelSource:
 
 @lru_cache(maxsize=1)
 def _predictor(model: ModelSource) -> SamPredictor:
-    return get_sam_model(
+    predictor = get_sam_model(
         model.model_type,
         model.device or _device_of_worker(),
         checkpoint_path=model.checkpoint,
         decoder_path=model.decoder_path,
         precision=model.precision,
     )
+    if model.expected is not None and predictor._hash != model.expected:
+        raise CheckpointError(
+            f"A worker has another model file '{predictor.checkpoint_path}' ({predictor._hash}) than this computer "
+            f"({model.expected}); give all of them the same file."
+        )
+    return predictor
 
 
 @lru_cache(maxsize=1)

@@ -132,9 +132,11 @@ def iter_distributed_segmentation(
     grid = _grid(source, block_shape, halo)
     if not 0 < least_iou <= 1:
         raise ParameterError(f"least_iou is larger than 0 and at most 1, got {least_iou!r}.")
+    facts = model.facts()
+    model = model.checked(facts)
     run = {
         "input": source.facts(),
-        "model": model.facts(),
+        "model": facts,
         "block_shape": grid.block_shape,
         "halo": grid.halo,
         "mode": mode,

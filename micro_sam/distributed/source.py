@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ class BlockSource:
         key: The data set inside, or the level of a pyramid.
         ndim: 2 or 3.
         array: A lazy array (zarr, dask) in the place of a file.
+        token: Tells one use of a path from the next: in between, the file may have become another one.
     """
 
     path: str | None
     key: str | None
     ndim: int
     array: Any = None
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def of(cls, input_: str | os.PathLike | Any, key: str | None = None, ndim: int | None = None) -> BlockSource:
@@ -72,7 +75,7 @@ class BlockSource:
         """The data, opened once per process."""
         if self.path is None:
             return ImageSource.from_input(self.array, self.ndim)
-        return _opened(self.path, self.key, self.ndim)
+        return _opened(self.path, self.key, self.ndim, self.token)
 
     def read(self, window: Window) -> np.ndarray:
         """A window YX or ZYX of the data, with at most three channels last."""
@@ -113,5 +116,5 @@ class BlockSource:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, key: str | None, ndim: int) -> ImageSource:
+def _opened(path: str, key: str | None, ndim: int, _token: str) -> ImageSource:
     return ImageSource.from_input(open_image(path, key).read(lazy=True), ndim)

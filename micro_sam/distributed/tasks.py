@@ -78,21 +78,30 @@ def iter_tasks(
 
 def _room(client: Client) -> int:
     """How many pieces may be handed out: enough to keep all threads busy."""
-    return max(1, _PER_THREAD * sum(client.nthreads().values()))
+    return max(1, _PER_THREAD * _threads(client))
+
+
+def _threads(client: Client) -> int:
+    if client.status != "running":
+        raise _scheduler_is_gone()
+    try:
+        return sum(client.nthreads().values())
+    except OSError as error:
+        raise _scheduler_is_gone() from error
 
 
 def _finished(client: Client, running: Iterable[Future]) -> list[Future]:
     """Wait until at least one future is finished; says so while there is nobody to work on them."""
-    from dask.distributed import wait
+    from dask.distributed import CancelledError, wait
 
     while True:
         try:
             return list(wait(list(running), timeout=_POLL, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
-            if client.status != "running":
-                raise _scheduler_is_gone() from None
-            if not client.nthreads():
+            if _threads(client) == 0:
                 logger.warning("The cluster has no workers at the moment; waiting for some.")
+        except (CancelledError, OSError) as error:
+            raise _scheduler_is_gone() from error
 
 
 def _scheduler_is_gone() -> ClusterError:

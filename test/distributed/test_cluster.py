@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import dask.array
@@ -13,6 +16,7 @@ import pytest
 import zarr
 from elf.evaluation import mean_segmentation_accuracy
 
+from micro_sam.cli import automatic_segmentation, precompute_embeddings
 from micro_sam.distributed import (
     Cluster,
     ModelSource,
@@ -23,6 +27,7 @@ from micro_sam.distributed import (
     iter_distributed_segmentation,
 )
 from micro_sam.distributed.tasks import iter_tasks
+from micro_sam.embeddings import EmbeddingStore
 from micro_sam.errors import CheckpointError, ClusterError, ImageError, MissingInputError, OutputError, ParameterError
 from micro_sam.io import load_image_data, open_image
 from micro_sam.sample_data import synthetic_data
@@ -43,16 +48,33 @@ def image_and_truth():
     return synthetic_data((240, 320), seed=1, diameter=26)
 
 
-@pytest.fixture
-def image(tmp_path, image_and_truth) -> Path:
+def _write_image(path: Path, data: np.ndarray) -> Path:
     """An OME-Zarr with a pixel size, of 2 x 3 blocks."""
-    group = zarr.open_group(tmp_path / "image.zarr", mode="w")
-    group.create_array("0", data=image_and_truth[0], chunks=(64, 64))
+    group = zarr.open_group(path, mode="w")
+    group.create_array("0", data=data, chunks=(64, 64))
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
     scale = [{"type": "scale", "scale": [0.5, 0.25]}, {"type": "translation", "translation": [10, 20]}]
     datasets = [{"path": "0", "coordinateTransformations": scale}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
-    return tmp_path / "image.zarr"
+    return path
+
+
+@pytest.fixture
+def image(tmp_path, image_and_truth) -> Path:
+    """The image as OME-Zarr, for one test."""
+    return _write_image(tmp_path / "image.zarr", image_and_truth[0])
+
+
+@pytest.fixture(scope="module")
+def segmented(client, image_and_truth, tmp_path_factory):
+    """The folder, result and progress of a segmentation of which one worker was killed in the middle."""
+    folder = tmp_path_factory.mktemp("killed")
+    _write_image(folder / "image.zarr", image_and_truth[0])
+    work = iter_distributed_segmentation(folder / "image.zarr", folder / "labels.zarr", MODEL, client, **OPTIONS)
+    killed = []
+    result, texts = _run(work, then=lambda: killed.append(_kill_one_worker(client)))
+    assert killed
+    return folder, result, texts
 
 
 def _kill_one_worker(client) -> None:
@@ -73,9 +95,8 @@ def _run(work, at: int = 2, then=lambda: None):
         return stop.value, texts
 
 
-def test_a_killed_worker_changes_nothing(client, image, image_and_truth, tmp_path):
-    work = iter_distributed_segmentation(image, tmp_path / "labels.zarr", MODEL, client, **OPTIONS)
-    result, texts = _run(work, then=lambda: _kill_one_worker(client))
+def test_a_killed_worker_leaves_a_complete_and_consistent_result(segmented, image_and_truth):
+    folder, result, texts = segmented
     assert ("Segment blocks", 6, 6) in texts
     labels = load_image_data(result.path)
     np.testing.assert_array_equal(np.unique(labels), np.arange(result.n_objects + 1))
@@ -85,14 +106,10 @@ def test_a_killed_worker_changes_nothing(client, image, image_and_truth, tmp_pat
     found = open_image(result.path)
     assert dict(found.resolution.size) == {"y": 0.5, "x": 0.25}
     assert dict(found.resolution.origin) == {"y": 10, "x": 20}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.zarr", "labels.zarr"]
-
-    again = distributed_segmentation(image, tmp_path / "again.zarr", MODEL, client, verbose=False, **OPTIONS)
-    assert again.n_objects == result.n_objects
-    np.testing.assert_array_equal(load_image_data(again.path), labels)
+    assert sorted(path.name for path in folder.iterdir()) == ["image.zarr", "labels.zarr"]
 
 
-def test_a_restarted_run_skips_what_is_done(client, image, tmp_path):
+def test_a_restarted_run_skips_what_is_done_and_gives_the_same(client, image, tmp_path, segmented):
     output, folder = tmp_path / "labels.zarr", tmp_path / "labels.zarr.unfinished"
     work = iter_distributed_segmentation(image, output, MODEL, client, **OPTIONS)
     for progress in work:
@@ -123,24 +140,54 @@ def test_a_restarted_run_skips_what_is_done(client, image, tmp_path):
             break
     work.close()
     work = iter_distributed_segmentation(image, output, MODEL, client, **OPTIONS)
-    result, texts = _run(work)
+    _, texts = _run(work)
     done = {text: count for text, count, _ in reversed(texts)}  # where each stage began
     assert done["Segment blocks"] == 6 and done["Match blocks"] == 6 and done["Write labels"] >= 4
-    assert not folder.exists() and result.n_objects == load_image_data(output).max()
+    assert not folder.exists()
+    np.testing.assert_array_equal(load_image_data(output), load_image_data(segmented[1].path))
 
 
-def test_a_finished_result_is_neither_computed_again_nor_overwritten(client, image, tmp_path, caplog):
-    output = tmp_path / "labels.zarr"
-    result = distributed_segmentation(image, output, MODEL, client, verbose=False, **OPTIONS)
+def test_a_finished_result_is_neither_computed_again_nor_overwritten(segmented, tmp_path, caplog):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(segmented[0], folder)
+    image, output = folder / "image.zarr", folder / "labels.zarr"
     stamp = (output / "zarr.json").stat().st_mtime_ns
-    assert distributed_segmentation(image, output, MODEL, None, verbose=False, **OPTIONS) == result  # no cluster needed
+    again = distributed_segmentation(image, output, MODEL, None, verbose=False, **OPTIONS)  # starts no worker
+    assert (again.path, again.n_objects) == (output, segmented[1].n_objects)
     assert "finished already" in caplog.text
     with pytest.raises(OutputError, match=r"min_size.*delete it or choose another output"):
-        distributed_segmentation(image, output, MODEL, client, min_size=10, **OPTIONS)
+        distributed_segmentation(image, output, MODEL, None, min_size=10, **OPTIONS)
     zarr.open_array(image / "0", mode="r+")[:50] = 0
     with pytest.raises(OutputError, match="sample"):
-        distributed_segmentation(image, output, MODEL, client, **OPTIONS)
+        distributed_segmentation(image, output, MODEL, None, **OPTIONS)
     assert (output / "zarr.json").stat().st_mtime_ns == stamp
+
+
+def test_the_commands_use_a_running_cluster(client, image, tmp_path, segmented, capsys):
+    flags = f"-i {image} -k 0 -m vit_t_builtin -d cpu --scheduler {client.scheduler.address} --tile_shape 128 128"
+    arguments = f"{flags} --halo 32 32 -o {tmp_path / 'labels.zarr'}".split()
+    assert automatic_segmentation.main(arguments) == 0
+    assert f"{segmented[1].n_objects} objects -> " in capsys.readouterr().out
+    np.testing.assert_array_equal(load_image_data(tmp_path / "labels.zarr"), load_image_data(segmented[1].path))
+    arguments = f"{flags} --halo 16 16 -e {tmp_path / 'store.zarr'}".split()
+    assert precompute_embeddings.main(arguments) == 0
+    assert EmbeddingStore.open(tmp_path / "store.zarr").is_complete
+
+
+def test_objects_of_a_volume_go_through_blocks_of_slices(client, tmp_path, image_and_truth):
+    image, truth = image_and_truth
+    volume = np.stack([image[:120, :128]] * 6)
+    zarr.save_array(tmp_path / "volume.zarr", volume)
+    options = {"block_shape": (3, 120, 128), "halo": (1, 0, 0)}
+    result = distributed_segmentation(tmp_path / "volume.zarr", tmp_path / "l.zarr", MODEL, client, ndim=3, **options)
+    labels = load_image_data(result.path)
+    expected = truth[:120, :128]
+    assert labels.shape == volume.shape
+    assert mean_segmentation_accuracy(labels, np.stack([expected] * 6)) > 0.5
+    both = (labels[2] > 0) & (labels[3] > 0)  # on both sides of the border between the blocks
+    assert (labels[2] == labels[3])[both].mean() > 0.95
 
 
 def test_embeddings_are_those_of_one_machine_even_if_a_worker_is_killed(client, image, tmp_path):
@@ -190,6 +237,27 @@ def test_blocks_over_which_workers_die_again_and_again_are_named(client):
         client.run_on_scheduler(lambda dask_scheduler, n: setattr(dask_scheduler, "allowed_failures", n), n=before)
 
 
+def test_a_scheduler_that_goes_away_is_named():
+    """A cluster of its own, whose scheduler is killed while a worker works."""
+    script = """
+from dask.distributed import LocalCluster
+import time
+options = {"processes": False, "protocol": "tcp://", "dashboard_address": None}
+cluster = LocalCluster(n_workers=1, threads_per_worker=1, **options)
+print(cluster.scheduler_address, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().strip()
+        with connect(Cluster(address)) as client:
+            work = iter_tasks(client, time.sleep, [(0, (0.01,)), (1, (60,))], "block")
+            assert next(work) == (0, None)
+            process.kill()
+            with pytest.raises(ClusterError, match="scheduler is gone; start the same command again"):
+                next(work)
+
+
 def test_errors_of_workers_keep_their_sentence(client, image, tmp_path):
     model = ModelSource("vit_t_builtin", checkpoint=str(image / "zarr.json"), device="cpu")
     with pytest.raises(CheckpointError, match="zarr.json"):
@@ -225,8 +293,6 @@ def test_bad_input_is_one_sentence_before_any_worker_is_asked(image, tmp_path, i
 
 
 def test_without_dask_distributed_there_is_one_sentence(image, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     monkeypatch.delattr("dask.distributed", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'micro_sam\[distributed\]'"):

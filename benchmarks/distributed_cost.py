@@ -3,14 +3,15 @@
 A synthetic image is written tile by tile to an OME-Zarr, segmented from there to an OME-Zarr by worker processes, and
 compared with the true objects, window by window: nothing is ever in memory as a whole.
 
-    python benchmarks/distributed.py cost                         # time and memory at four sizes
-    python benchmarks/distributed.py prove --size 16000 --workers 2   # one worker is killed on the way
+    python benchmarks/distributed_cost.py cost                         # time and memory at four sizes
+    python benchmarks/distributed_cost.py prove --size 16000 --workers 2   # one worker is killed on the way
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import shutil
 import signal
@@ -64,10 +65,11 @@ def write_image(path: Path, size: int) -> int:
 
 @dataclass
 class Peaks:
-    """The largest resident memory seen so far, in bytes: of this process, and of the largest worker."""
+    """What was seen so far: the largest resident memory in bytes, here and in a worker, and the processors' seconds."""
 
     here: int = 0
     worker: int = 0
+    cpu: dict[int, float] = field(default_factory=dict)
     running: bool = field(default=True, repr=False)
 
 
@@ -82,6 +84,7 @@ def watched_memory() -> Iterator[Peaks]:
             for child in me.children(recursive=True):
                 try:
                     peaks.worker = max(peaks.worker, child.memory_info().rss)
+                    peaks.cpu[child.pid] = sum(child.cpu_times()[:2])
                 except psutil.Error:  # it has just ended
                     continue
             time.sleep(0.1)
@@ -97,12 +100,14 @@ def watched_memory() -> Iterator[Peaks]:
 
 def segment(folder: Path, size: int, args: argparse.Namespace, kill_at: float | None = None) -> dict[str, float]:
     """Segment the image of a folder; returns what was measured."""
-    grid = -((-size // args.block) ** 2)
+    blocks = math.ceil(size / args.block) ** 2
     model, seconds, kills = ModelSource(args.model, device=args.device), {}, 0
     options = {"key": "0", "block_shape": (args.block,) * 2, "halo": (args.halo,) * 2, "mode": args.mode}
     cluster = Cluster(n_workers=args.workers, threads_per_worker=args.threads, memory_limit=args.memory_limit)
     with watched_memory() as peaks, connect(cluster) as client:
         client.run(_load, model)  # loading the network once per worker is no cost of the image
+        time.sleep(0.3)
+        before = sum(peaks.cpu.values())
         start = last = time.perf_counter()
         work = iter_distributed_segmentation(folder / "image.zarr", folder / "labels.zarr", model, client, **options)
         while True:
@@ -133,10 +138,11 @@ def segment(folder: Path, size: int, args: argparse.Namespace, kill_at: float | 
     return {
         "size": size,
         "Mpx": pixels,
-        "blocks": grid,
+        "blocks": blocks,
         "objects": result.n_objects,
         "seconds": total,
         "s/Mpx": total / pixels,
+        "cpu s/Mpx": (sum(peaks.cpu.values()) - before) / pixels,
         "segment s/Mpx": seconds["Segment blocks"] / pixels,
         "stitch s/Mpx": (total - seconds["Segment blocks"]) / pixels,
         "worker GiB": peaks.worker / 2**30,
@@ -204,6 +210,7 @@ def cost(args: argparse.Namespace) -> None:
         "blocks",
         "objects",
         "seconds",
+        "cpu s/Mpx",
         "segment s/Mpx",
         "stitch s/Mpx",
         "worker GiB",

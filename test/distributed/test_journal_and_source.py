@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import multiprocessing
 
+import dask.array
+import numpy as np
 import pytest
+import zarr
 
 from micro_sam.distributed.journal import Journal
+from micro_sam.distributed.source import BlockSource
 from micro_sam.errors import OutputError
 
 PARAMETERS = {"halo": (4, 4), "model": {"name": "a"}}
@@ -65,3 +69,32 @@ def test_two_programs_do_not_write_to_one_run(tmp_path):
         process.start()
         assert "Another program is working" in queue.get(timeout=20)
         process.join()
+
+
+def test_an_input_that_was_replaced_is_opened_again(tmp_path):
+    for size in (20, 30):
+        np.save(tmp_path / "a.npy", np.full((size, size), size, np.uint8))
+        source = BlockSource.of(tmp_path / "a.npy")
+        assert source.shape == (size, size)
+        assert (source.read((slice(0, 5), slice(0, 5))) == size).all()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda a: dask.array.from_array(a, chunks=32), lambda a: zarr.array(a, chunks=(16, 16))]
+)
+def test_facts_tell_inputs_apart_and_are_the_same_for_the_same_pixels(tmp_path, make):
+    image = np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8)
+    np.save(tmp_path / "a.npy", image)
+    facts = BlockSource.of(tmp_path / "a.npy").facts()
+    assert BlockSource.of(make(image)).facts() == facts
+    other = image.copy()
+    other[40, 40] += 1
+    assert BlockSource.of(make(other)).facts() != facts
+
+
+def test_one_contrast_for_all_blocks_is_that_of_the_whole_image(tmp_path):
+    image = np.random.default_rng(0).integers(0, 60_000, (300, 400), np.uint16)
+    source = BlockSource.of(dask.array.from_array(image))
+    found = source.normalization("robust").range
+    assert (found.low, found.high) == tuple(np.percentile(image, (0.1, 99.9), method="inverted_cdf"))
+    assert source.normalization("minmax").range is None
