@@ -357,7 +357,8 @@ def _make(
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         raise ParameterError("Nothing would be trained: freeze names all parts of the model; leave one out.")
-    optimizer = optimizer_class(trained, lr=lr)
+    fused = {"fused": True} if optimizer_class in (torch.optim.Adam, torch.optim.AdamW) and device.type != "mps" else {}
+    optimizer = optimizer_class(trained, lr=lr, **fused)
     if scheduler_kwargs is None:
         is_plateau = scheduler_class is torch.optim.lr_scheduler.ReduceLROnPlateau
         scheduler_kwargs = {"mode": "min", "factor": 0.9, "patience": 3} if is_plateau else {}

@@ -1,0 +1,130 @@
+"""From arrays to an exported model, which opens with no further argument."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from micro_sam.automatic_segmentation import get_predictor_and_segmenter, model_defaults
+from micro_sam.errors import OutputError, ParameterError
+from micro_sam.models.predictor import get_sam_model
+from micro_sam.progress import drain
+from micro_sam.training import TrainingData, TrainingSettings, run_training
+from micro_sam.training.configuration import CONFIGURATIONS, configuration, find_configuration
+
+SMALL = {
+    "model_type": "vit_t_builtin", "n_iterations": 2, "n_samples": 2, "patch_shape": (64, 64), "n_objects_per_batch": 3,
+    "n_sub_iteration": 2, "n_scored": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(images):
+    return TrainingData([raw for raw, _ in images], [labels.astype(np.int32) for _, labels in images])
+
+
+def _run(data, root, **kwargs):
+    options = {k: kwargs.pop(k) for k in ("overwrite", "output_path", "validation") if k in kwargs}
+    settings = TrainingSettings(**{"name": "cells", **SMALL, **kwargs})
+    return run_training(settings, data, save_root=root, device="cpu", model_kwargs={"image_size": 64}, **options)
+
+
+def test_the_exported_file_holds_everything(data, tmp_path):
+    result = drain(_run(data, tmp_path, output_path=tmp_path / "cells.pt", peft="lora"))
+    assert set(result.before) == {"box_iou", "point_iou", "ais_msa"}
+    assert set(result.before) <= set(result.after)
+    stored = json.loads((result.checkpoint_folder / "scores.json").read_text())
+    assert stored["verdict"] == result.verdict
+    assert stored["after"] == result.after
+
+    predictor = get_sam_model(checkpoint_path=tmp_path / "cells.pt", device="cpu")
+    assert (predictor.model_type, predictor.model_name) == ("vit_t", "cells")
+    assert predictor.defaults == result.defaults
+    assert not [name for name in predictor.model.state_dict() if "lora" in name]
+    predictor.defaults = {"ais": {"foreground_threshold": 0.4}}
+    _, segmenter = get_predictor_and_segmenter("vit_b_lm", predictor=predictor)
+    assert model_defaults(predictor, segmenter) == {"foreground_threshold": 0.4}
+
+
+def test_a_closed_run_goes_on_and_other_settings_are_refused(data, tmp_path):
+    work = _run(data, tmp_path, n_scored=0)
+    for progress in work:
+        if progress.done == 1:
+            break
+    work.close()
+    assert torch.load(tmp_path / "checkpoints/cells/latest.pt", weights_only=True)["iteration"] == 1
+    with pytest.raises(OutputError, match="another learning_rate"):
+        drain(_run(data, tmp_path, n_scored=0, learning_rate=1e-4))
+    result = drain(_run(data, tmp_path, n_scored=0))
+    assert torch.load(tmp_path / "checkpoints/cells/latest.pt", weights_only=True)["iteration"] == 2
+    assert result.verdict == "The model was not scored."
+
+
+def test_the_only_image_is_split(images, tmp_path):
+    raw, labels = images[0]
+    data = TrainingData([raw], [labels.astype(np.int32)])
+    result = drain(_run(data, tmp_path, segmentation_decoder="none", n_iterations=1, val_fraction=0.5))
+    assert set(result.after) == {"box_iou", "point_iou"}
+
+
+def test_wrong_data_is_refused_before_the_model_is_loaded(images, tmp_path):
+    raw, labels = images[0]
+    with pytest.raises(ParameterError, match=r"cannot be trained on: .*\(80, 80\)"):
+        drain(_run(TrainingData([raw], [labels[:40].astype(np.int32)]), tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_names_arguments_of_the_training(name):
+    values = configuration(name)
+    assert set(values) <= {"model_type", "n_objects_per_batch", "n_sub_iteration", "peft_kwargs"}
+    if name == "gtx3080":
+        assert values["peft_kwargs"]["attention_layers_to_update"] == [11]
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"), [(80, "A100"), (32, "V100"), (16, "rtx5000"), (10, "gtx3080"), (8, "gtx1080")]
+)
+def test_the_configuration_follows_from_the_memory_of_the_gpu(memory, expected, monkeypatch):
+    class Properties:
+        total_memory = int(memory * 0.98 * 2**30)
+
+    monkeypatch.setattr("micro_sam.training.configuration.get_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    assert find_configuration("cuda") == expected
+
+
+def test_small_computers_get_the_small_configuration(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert find_configuration("cpu") == "Minimal"
+    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setattr("micro_sam.training.configuration._memory", lambda: 64)
+    assert find_configuration("cpu") == "CPU"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"segmentation_decoder": "semantic"}, "instances, none, only"),
+        ({"quantize": True}, "quantize is for peft 'lora'"),
+        ({"n_epochs": None}, "n_epochs is a number"),
+        ({"configuration": "H200"}, "gtx1080"),
+        ({"model_type": "vit_x"}, "no model named"),
+        ({"freeze": ("encoder",)}, "image_encoder"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**values)
+
+
+def test_settings_say_which_layers_are_trained():
+    assert TrainingSettings().peft_kwargs() is None
+    assert TrainingSettings(peft="last_blocks").peft_kwargs()["attention_layers_to_update"] == [-1]
+    assert TrainingSettings(peft="lora", peft_rank=8, quantize=True).peft_kwargs() == {
+        "peft_module": "LoRASurgery", "rank": 8, "quantize": True,
+    }  # fmt: skip
