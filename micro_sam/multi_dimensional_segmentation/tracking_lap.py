@@ -95,11 +95,13 @@ class _Problem:
         self.places = [coordinates[:, :ndim].tolist() for coordinates in self.coordinates]
         self.reach = self._reach()
         self.next: dict[Node, Node] = {}
+        self.merged: set[Node] = set()
 
     def solve(self) -> list[Link]:
         settings, cutoff = self.settings, self.reach**2
         for frame in range(len(self.frames) - 1):
             self.next.update(self._assign(frame))
+            self._find_merged(frame)
         if not self.next and not settings.gap_closing:
             return []
         from laptrack import LapTrack
@@ -141,6 +143,19 @@ class _Problem:
         pairs = zip(*min_weight_full_bipartite_matching(matrix.tocsr()), strict=True)
         return [((frame, int(i)), (frame + 1, int(j))) for i, j in pairs if i < n and j < m]
 
+    def _find_merged(self, frame: int) -> None:
+        """Note which objects of the next frame hold two of this one: when they part, nothing has divided."""
+        for i, j, pixels in self.overlaps[frame].tolist():
+            is_lost = (frame, i) not in self.next
+            if is_lost and pixels > 0.5 * self.frames[frame].areas[i]:
+                self.merged.add((frame + 1, j))
+        for before in [node for node in self.merged if node[0] == frame]:
+            if before in self.next and self.frames[frame].areas[before[1]] < 1.25 * self._area(self.next[before]):
+                self.merged.add(self.next[before])  # not parted yet
+
+    def _area(self, node: Node) -> float:
+        return float(self.frames[node[0]].areas[node[1]])
+
     def _candidates(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indices of the objects of a frame and the next that may be linked, and what it costs."""
         before, now = self.coordinates[frame], self.coordinates[frame + 1]
@@ -169,7 +184,7 @@ class _Problem:
         if dist(self.places[born[0]][born[1]], self.places[before[0]][before[1]]) > self.settings.division_reach:
             return np.inf
         sister = self.next.get(before)
-        if sister is None or not (self._lives(born) and self._lives(sister)):
+        if sister is None or before in self.merged or not (self._lives(born) and self._lives(sister)):
             return np.inf
         settings, now, then = self.settings, self.frames[born[0]], self.frames[before[0]]
         pair = [born[1], sister[1]]
