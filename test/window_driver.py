@@ -81,11 +81,13 @@ class Window:
         row, column = (np.asarray(world)[-2:] - center) * zoom + (size.height() / 2, size.width() / 2)
         return QPoint(round(column), round(row))
 
-    def click(self, y: float, x: float) -> None:
-        """Click a pixel of the image."""
-        self.hover(y, x)
+    def click(self, y: float, x: float, hover: bool = True) -> None:
+        """Click a pixel of the image; ``hover`` moves the mouse there first."""
+        if hover:
+            self.hover(y, x)
         QTest.mouseClick(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(y, x))
-        self.settle(1)
+        if hover:
+            self.settle(1)
 
     def hover(self, y: float, x: float) -> None:
         """Move the mouse over a pixel."""

@@ -13,7 +13,7 @@ from psygnal import Signal
 from micro_sam.errors import ImageError
 from micro_sam.sam_annotator.session.diff import Window, united
 from micro_sam.sam_annotator.session.image import AnnotatedImage
-from micro_sam.sam_annotator.session.prompts import SHAPE_KINDS, Point, Prompts, Shape
+from micro_sam.sam_annotator.session.prompts import SHAPE_KINDS, Point, Prompts, Shape, rounded
 from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, LAYER_PREFIX
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class AnnotatorLayers:
 
     def write_prompts(self, prompts: Prompts) -> None:
         """Draw these prompts."""
-        if self.points is None or self.shapes is None or self.read_prompts() == prompts:
+        if self.points is None or self.shapes is None or rounded(self.read_prompts()) == prompts:
             return
         with self.muted():
             self._write_points(prompts.points)

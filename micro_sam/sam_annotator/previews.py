@@ -1,8 +1,10 @@
-"""Masks for prompts, computed beside the window: the latest question wins."""
+"""Masks for prompts: in a thread, where the latest question wins, or at once where that is quick enough to go unnoticed."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,8 @@ from micro_sam.sam_annotator.jobs import LatestOnly, sentence
 from micro_sam.sam_annotator.session.segmentation import Request, Segmentation
 
 logger = logging.getLogger(__name__)
+
+_QUICK_SECONDS = 0.08
 
 Run = Callable[[Request], Segmentation]
 
@@ -25,6 +29,7 @@ class Previews:
         self._on_error: Callable[[str, str, bool], None] | None = None
         self._waiting: tuple[Request, str] | None = None
         self._open = 0
+        self._recent: deque[float] = deque(maxlen=2)
 
     def start(
         self,
@@ -43,8 +48,7 @@ class Previews:
         self._worker = self._make_worker()
 
     def _make_worker(self) -> LatestOnly:
-        run = self._run
-        return LatestOnly(lambda question: _answer(run, *question), self._told, lambda error: None)
+        return LatestOnly(self._answer, self._told, lambda error: None)
 
     def ask(self, request: Request, purpose: str) -> None:
         """Ask for a segmentation.
@@ -61,8 +65,23 @@ class Previews:
         self._put((request, purpose))
 
     def _put(self, question: tuple[Request, str]) -> None:
-        self._open = 0 if question[1] == "drag" else 1
-        self._worker.put(question)
+        is_drag = question[1] == "drag"
+        self._open = 0 if is_drag else 1
+        if self._is_quick and not is_drag and not self._worker.is_busy:
+            self._told(self._answer(question))
+        else:
+            self._worker.put(question)
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether an answer takes no longer than a frame or two: then it is given at once, before anything is drawn."""
+        return len(self._recent) == self._recent.maxlen and max(self._recent) < _QUICK_SECONDS
+
+    def _answer(self, question: tuple[Request, str]) -> tuple[Any, Request, str, bool]:
+        begin = time.perf_counter()
+        answer = _answer(self._run, *question)
+        self._recent.append(time.perf_counter() - begin)
+        return answer
 
     def _told(self, answer: tuple[Any, Request, str, bool]) -> None:
         result, request, purpose, waiting = answer
@@ -106,7 +125,7 @@ class InlinePreviews(Previews):
         return None
 
     def _put(self, question: tuple[Request, str]) -> None:
-        self._told(_answer(self._run, *question))
+        self._told(self._answer(question))
 
 
 def _answer(run: Run, request: Request, purpose: str) -> tuple[Any, Request, str, bool]:

@@ -160,7 +160,9 @@ def tidied(instance: Instance | None, prompt: ObjectPrompt) -> Instance | None:
 
 
 def _parts_with_points(parts: np.ndarray, instance: Instance, points: Sequence[Point]) -> set[int]:
-    where = np.array([(round(p.y), round(p.x)) for p in points if p.positive], dtype=int).reshape(-1, 2) - instance.origin
+    where = (
+        np.array([(round(p.y), round(p.x)) for p in points if p.positive], dtype=int).reshape(-1, 2) - instance.origin
+    )
     where = where[((where >= 0) & (where < parts.shape)).all(axis=1)]
     return set(parts[tuple(where.T)].tolist()) - {0}
 

@@ -144,7 +144,7 @@ class EmbeddingWidget(Section):
             self.store.path(),
             _values(self.tile) if own else None,
             _values(self.halo) if own else None,
-            self.tiling.currentData() == "automatic",
+            self.tiling.currentData() != "none",
             self.normalization.currentText(),
         )
 
