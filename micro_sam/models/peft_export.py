@@ -96,7 +96,7 @@ def export_custom_qlora_model(
     """
     from .export import save_checkpoint
 
-    base = checkpoint_path if checkpoint_path is not None else models().fetch(get_spec(model_type).file_name)
+    base = checkpoint_path if checkpoint_path is not None else models().fetch(get_spec(model_type).name)
     checkpoint = read_checkpoint(finetuned_path, "sam.")
     state = merged_state(checkpoint, base)
     content: dict[str, Any] = {"model_state": state, "decoder_state": checkpoint.decoder_state}

@@ -103,7 +103,7 @@ def export_instance_segmentation_model(
         CheckpointError: A file cannot be read, or they do not belong together.
     """
     spec = get_spec(model_type)
-    initial = read_checkpoint(initial_checkpoint_path or models().fetch(spec.file_name))
+    initial = read_checkpoint(initial_checkpoint_path or models().fetch(spec.name))
     encoder_state, decoder_state = _read_unetr(trained_model_path)
     state = {k: v for k, v in initial.model_state.items() if not k.startswith("image_encoder.")}
     state |= {f"image_encoder.{name}": value for name, value in encoder_state.items()}
