@@ -175,8 +175,9 @@ def _read_masks(folder: Path, prefix: str) -> np.ndarray:
     for frame in range(len(paths)):
         try:
             plane = tifffile.imread(paths[frame])
-        except (OSError, ValueError, tifffile.TiffFileError) as error:
-            raise InputError(f"'{paths[frame]}' cannot be read as a TIFF file ({error}).") from error
+        except Exception as error:  # what damaged files raise differs
+            reason = " ".join(str(error).split())
+            raise InputError(f"'{paths[frame]}' cannot be read as a TIFF file ({reason}).") from error
         if not np.issubdtype(plane.dtype, np.integer) or plane.ndim not in (2, 3):
             raise InputError(f"'{paths[frame]}' holds {plane.dtype} of shape {plane.shape}, expected a label image.")
         if planes and plane.shape != planes[0].shape:
