@@ -126,7 +126,7 @@ class LocalMaskDecoder:
         base, changes = self._dense(patches)
         first = self._weights.layers[0]
         shared = _SharedLayer(first, base, self._position, changes, prompts) if len(prompts) >= _SHARED_FROM else None
-        answers, chosen = [], []
+        found = []
         for k, window in enumerate(windows):  # one by one, so that the image tokens stay in the cache
             part = slice(k, k + 1)
             if shared is not None:
@@ -135,15 +135,7 @@ class LocalMaskDecoder:
                 image = _changed(base, changes[part])
                 tokens, image = first(prompts[part], image, prompts[part], self._position[None])
             tokens, image = self._attend(tokens, image, prompts[part], multimask)
-            answers.append(tokens)
-            chosen.append(image[0, self._indices(window)])
-        logits, ious = self._masks(torch.cat(answers), chosen, windows, multimask)
-        found = [LocalMasks(*entry) for entry in zip(logits, windows, ious, strict=True)]
-        everywhere = (0, self.grid[0], 0, self.grid[1])
-        for k, local in enumerate(found):
-            if _reaches_border(local.logits, local.window, self.grid, threshold):
-                patch = None if patches is None else patches[k : k + 1]
-                found[k] = self._decode_group(prompts[k : k + 1], patch, [everywhere], multimask, threshold)[0]
+            found.append(self._masks(tokens, image[0], window, multimask, threshold))
         return found
 
     def _attend(
@@ -161,21 +153,27 @@ class LocalMaskDecoder:
         return range(1, self._decoder.num_mask_tokens) if multimask else range(1)
 
     def _masks(
-        self, tokens: torch.Tensor, chosen: Sequence[torch.Tensor], windows: Sequence[Window], multimask: bool
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Masks of the windows (n_masks, 4 h, 4 w), and IoUs (n, n_masks)."""
+        self, tokens: torch.Tensor, image: torch.Tensor, window: Window, multimask: bool, threshold: float
+    ) -> LocalMasks:
+        """The masks of one prompt from its tokens and the image's (N, C)."""
         masks, networks = self._asked_for(multimask), self._decoder.output_hypernetworks_mlps
-        tokens = self._decoder.transformer.norm_final_attn(tokens)
-        kernels = torch.stack([networks[m](tokens[:, 1 + i]) for i, m in enumerate(masks)], 1)
-        ious = self._decoder.iou_prediction_head(tokens[:, 0])[:, masks.start : masks.stop].float()
-        pixels = self._weights.upscale(torch.cat(list(chosen))[None])[0].split([16 * len(part) for part in chosen])
-        logits = []
-        for kernel, values, (y0, y1, x0, x1) in zip(kernels, pixels, windows, strict=True):
-            found = kernel.to(values.dtype) @ values.T
-            # (masks, y, x, dy, dx, dy, dx) -> (masks, y, dy, dy, x, dx, dx)
-            found = found.view(len(kernel), y1 - y0, x1 - x0, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-            logits.append(found.reshape(len(kernel), 4 * (y1 - y0), 4 * (x1 - x0)).float())
-        return logits, ious
+        tokens = self._decoder.transformer.norm_final_attn(tokens)[0]
+        kernels = torch.stack([networks[m](tokens[1 + i]) for i, m in enumerate(masks)])
+        ious = self._decoder.iou_prediction_head(tokens[0])[masks.start : masks.stop].float()
+        logits = self._upscaled(image, kernels, window)
+        if _reaches_border(logits, window, self.grid, threshold):
+            window = (0, self.grid[0], 0, self.grid[1])
+            logits = self._upscaled(image, kernels, window)
+        return LocalMasks(logits, window, ious)
+
+    def _upscaled(self, image: torch.Tensor, kernels: torch.Tensor, window: Window) -> torch.Tensor:
+        """Masks of a window (n_masks, 4 h, 4 w)."""
+        y0, y1, x0, x1 = window
+        values = self._weights.upscale(image[None, self._indices(window)])[0]
+        logits = kernels.to(values.dtype) @ values.T
+        # (masks, y, x, dy, dx, dy, dx) -> (masks, y, dy, dy, x, dx, dx)
+        logits = logits.view(len(kernels), y1 - y0, x1 - x0, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return logits.reshape(len(kernels), 4 * (y1 - y0), 4 * (x1 - x0)).float()
 
     def _dense(self, patches: Sequence[MaskPatch] | None) -> tuple[torch.Tensor, Changes]:
         """The image tokens common to all prompts, and for each prompt the tokens that its mask changes."""

@@ -41,6 +41,14 @@ def _shared_windows(a: Instance, b: Instance) -> tuple[tuple[slice, ...], tuple[
     )
 
 
+def without(a: Instance, b: Instance) -> Instance | None:
+    """The part of a mask that another one does not cover."""
+    windows, mask = _shared_windows(a, b), a.mask.copy()
+    if windows is not None:
+        mask[windows[0]] &= ~b.mask[windows[1]]
+    return remade(a, mask)
+
+
 def center(shape: Instance) -> np.ndarray:
     """The centre of mass (y, x)."""
     rows, columns = shape.mask.sum(axis=1), shape.mask.sum(axis=0)

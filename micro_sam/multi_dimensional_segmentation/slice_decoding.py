@@ -16,7 +16,7 @@ from micro_sam.instance_segmentation.instances import Instance, make_instance
 from micro_sam.multi_dimensional_segmentation.mask_prompts import box_of
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
 from micro_sam.multi_dimensional_segmentation.prompt_decoding import Decoded, PromptDecoder
-from micro_sam.multi_dimensional_segmentation.shapes import cut, iou, merged, parts, without_specks
+from micro_sam.multi_dimensional_segmentation.shapes import cut, iou, merged, overlap, parts, without, without_specks
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from micro_sam.embedding_access import ImageEmbeddings
 
 _BATCH = 64
+_LARGE = 0.25  # a part of a mask that is worth to ask for is at least this share of it
+_COVERED, _SAME = 0.5, 0.3  # an answer is that part if it covers this share of it, with this IoU
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,41 @@ class SliceDecoder:
             For each object its mask, None where there is nothing. Where masks overlap, a pixel belongs to the object
             with the higher logit.
         """
+        found = self._find(z, [(owner, shape) for owner, shape in enumerate(shapes)], len(shapes))
+        if self._settings.follow_splits:
+            found = self._with_rests(z, shapes, found)
+        return [without_specks(None if entry is None else entry[0]) for entry in found]
+
+    def _find(self, z: int, wanted: Sequence[tuple[int, Instance]], n_objects: int) -> list[Decoded | None]:
+        """Masks with logits for objects of which (number, rough mask) is given; overlaps are settled."""
         groups: dict[int | None, list[_Prompt]] = defaultdict(list)
-        for owner, shape in enumerate(shapes):
+        for owner, shape in wanted:
             for prompt in self._prompts(z, owner, shape):
                 groups[None if prompt.tile is None else prompt.tile.index].append(prompt)
-        answers: list[list[Decoded]] = [[] for _ in shapes]
+        answers: list[list[Decoded]] = [[] for _ in range(n_objects)]
         for tile_id, group in groups.items():
             embedding_access.activate(self._predictor, self._embeddings, z, tile_id)
             for prompt, answer in self._decode(group):
                 answers[prompt.owner].append(answer)
         found = [_joined(answer) for answer in answers]
         _settle_overlaps(found)
-        return [without_specks(None if entry is None else entry[0]) for entry in found]
+        return found
+
+    def _with_rests(self, z: int, shapes: Sequence[Instance], found: list[Decoded | None]) -> list[Decoded | None]:
+        """Where an answer leaves a large part of a mask uncovered, the object may have come apart: ask for that part, too."""
+        rests = {
+            owner: rest
+            for owner, (shape, entry) in enumerate(zip(shapes, found, strict=True))
+            if entry is not None and (rest := _rest(shape, entry[0])) is not None
+        }
+        if not rests:
+            return found
+        more = self._find(z, list(rests.items()), len(shapes))
+        for owner, rest in rests.items():
+            if more[owner] is not None and _is_that_part(more[owner][0], rest):
+                found[owner] = _joined([found[owner], more[owner]])
+        _settle_overlaps(found)
+        return found
 
     def _prompts(self, z: int, owner: int, shape: Instance) -> Iterator[_Prompt]:
         for part in parts(shape) if self._settings.follow_splits else [shape]:
@@ -117,6 +142,19 @@ class SliceDecoder:
             answer = None if answer is None else _in_plane(answer, group[index])
             if answer is not None:
                 yield group[index], answer
+
+
+def _is_that_part(answer: Instance, rest: Instance) -> bool:
+    return overlap(answer, rest) >= _COVERED * rest.area and iou(answer, rest) >= _SAME
+
+
+def _rest(shape: Instance, found: Instance) -> Instance | None:
+    """The largest part of a mask that another one leaves uncovered; None if it is small."""
+    rest = without(shape, found)
+    if rest is None or rest.area < _LARGE * shape.area:
+        return None
+    largest = parts(rest)[0]
+    return largest if largest.area >= _LARGE * shape.area else None
 
 
 def _local(shape: Instance, tile: Tile) -> Instance | None:
