@@ -166,6 +166,7 @@ class AnnotatorController:
         self.layers.set_image(layer)
         self.session.open(image, beside)
         self.automatic.forget()
+        self._show_whether_ready()
         self.show_layers()
         self._look_for_unfinished()
         self._on_images_changed()
@@ -220,6 +221,7 @@ class AnnotatorController:
         else:
             self.session.image, self.session.embeddings = image, None
             self.automatic.forget()
+            self._show_whether_ready()
         self.say("The image changed: compute its embeddings again.")
 
     @shown
@@ -271,8 +273,17 @@ class AnnotatorController:
             lambda: iter_prepare(session.image, choice, predictor, self.layers.focus),
             on_item=functools.partial(self._on_ready, model),
             on_done=functools.partial(self._on_embeddings, with_state),
-            on_end=lambda: self.panel.embedding.set_running(False),
+            on_end=self._on_embedding_end,
         )
+
+    def _on_embedding_end(self) -> None:
+        self.panel.embedding.set_running(False)
+        self._show_whether_ready()
+
+    def _show_whether_ready(self) -> None:
+        complete = getattr(self.session.embeddings, "is_complete", self.session.embeddings is not None)
+        current = self._loaded == self.panel.embedding.model_choice()
+        self.panel.embedding.set_ready(bool(complete and current and not self.jobs.is_running(EMBEDDINGS)))
 
     def use_embeddings(self, embeddings: Any, model: ModelChoice, with_state: bool = False) -> None:
         """Use embeddings that are there already, and load the model for them."""
@@ -297,12 +308,14 @@ class AnnotatorController:
         if isinstance(embeddings, EmbeddingStore):
             embeddings.check_model(self.session.predictor)
         self.session.embeddings = embeddings
+        self._show_whether_ready()
         if with_state:
             self._prepare_automatic()
         self.say("The embeddings are ready: click an object, or draw a box around it.", "done")
         self.previews.retry()
 
     def _on_model_changed(self) -> None:
+        self._show_whether_ready()
         if self.session.embeddings is not None and self._loaded != self.panel.embedding.model_choice():
             self.say("The model changed: compute embeddings to use it. Your labels stay.")
 

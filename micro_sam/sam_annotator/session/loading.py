@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from micro_sam.embeddings import EmbeddingStore, iter_precompute
+from micro_sam.embeddings import EmbeddingStore, choose_tiling, iter_precompute
 from micro_sam.embeddings.metadata import Item
 from micro_sam.errors import ParameterError
 from micro_sam.models.predictor import get_sam_model
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from micro_sam.embedding_access import ImageEmbeddings
 
 _POLL_SECONDS = 0.1
-_TILED_FROM = 2048
-_TILE, _HALO = (1024, 1024), (128, 128)
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,17 @@ class EmbeddingChoice:
     batch_size: int = 1
 
     def tiling_for(self, shape: tuple[int, int]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Tile shape and halo for a plane: those that were chosen, else tiles for planes beyond 2048 pixels."""
+        """Tile shape and halo for a plane: those that were chosen, else those of the store, else tiles for large planes.
+
+        Raises:
+            ParameterError: There are tiles without a halo.
+        """
         if self.tile_shape is not None:
             if self.halo is None:
                 raise ParameterError("tile_shape also needs a halo, for example (128, 128).")
             return self.tile_shape, self.halo
-        large = self.automatic_tiling and max(shape) > _TILED_FROM
-        return (_TILE, _HALO) if large else (None, None)
+        found = choose_tiling(shape, self.path) if self.automatic_tiling else None
+        return (None, None) if found is None else (found.tile_shape, found.halo)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ class AutomaticWidget(Section):
         self.mode.setToolTip("How objects are found.")
         self.mode.currentIndexChanged.connect(lambda _: self.mode_chosen.emit(self.mode.currentData() or ""))
         self.add(self.mode)
-        self.run = button("Segment automatically", "Find all objects. Changing parameters afterwards is quick.")
+        self.run = button("Segment all", "Find all objects. Changing parameters afterwards is quick.")
         self.commit = button("Commit all", "Commit all objects of the automatic segmentation.")
         self.run.clicked.connect(self.run_requested)
         self.commit.clicked.connect(self.commit_requested)

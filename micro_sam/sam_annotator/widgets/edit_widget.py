@@ -33,7 +33,10 @@ class EditWidget(Section):
         self.tools = {name: tool_button(text, help, key) for name, (text, help, key) in EDIT_TOOLS.items()}
         for name, widget in self.tools.items():
             widget.clicked.connect(lambda _=False, name=name: self.tool_chosen.emit(name))
-        self.add(*self.tools.values())
+        made = list(self.tools.values())
+        self.add(*made[:2])
+        self.add(*made[2:4])
+        self.add(made[4])
         self.undo = button("Undo", "Take back the last step.", "Ctrl+Z")
         self.redo = button("Redo", "Make the step again that was taken back.", "Ctrl+Shift+Z")
         self.undo.clicked.connect(self.undo_requested)

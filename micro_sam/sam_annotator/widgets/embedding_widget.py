@@ -75,7 +75,7 @@ class EmbeddingWidget(Section):
             "In memory",
             folder=True,
         )
-        self.tiling = _combo("Large images are cut into tiles. Automatic: beyond 2048 pixels.")
+        self.tiling = _combo("Large images are cut into tiles, so that small objects stay visible to the model.")
         for name in _TILINGS:
             self.tiling.addItem(_TILING_TEXTS[name], name)
         self.tile, self.halo = (
@@ -162,9 +162,13 @@ class EmbeddingWidget(Section):
     def set_running(self, running: bool) -> None:
         """Whether embeddings are being computed: then the button cancels."""
         self._running = running
-        self.compute.setText("Cancel" if running else "Compute embeddings")
+        self.set_ready(False)
         for widget in (self.image, self.model, self.device, self.weights, self.store, self.tiling):
             widget.setEnabled(not running)
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether the embeddings of the image are complete."""
+        self.compute.setText("Cancel" if self._running else "Embeddings are ready ✓" if ready else "Compute embeddings")
 
 
 class PathInput(QWidget):

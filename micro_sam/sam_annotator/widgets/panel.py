@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from micro_sam.sam_annotator.widgets.automatic_widget import AutomaticWidget
 from micro_sam.sam_annotator.widgets.commit_widget import CommitWidget
@@ -21,7 +21,7 @@ class AnnotatorPanel(QWidget):
     """Holds the widgets of an annotator; knows nothing of what they do.
 
     Args:
-        title: The annotator's name.
+        title: The annotator's name, which the dock shows.
     """
 
     closing = Signal()
@@ -30,8 +30,7 @@ class AnnotatorPanel(QWidget):
         super().__init__()
         self.setMinimumWidth(PANEL_WIDTH)
         self.setMaximumWidth(PANEL_WIDTH + 20)
-        self.heading = QLabel(f"<b>{title}</b>")
-        self.heading.setToolTip("Segment Anything for Microscopy")
+        self.setObjectName(title)
         self.status = StatusLine()
         self.banner = RestoreBanner()
         self.embedding = EmbeddingWidget()
@@ -48,7 +47,6 @@ class AnnotatorPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 4, 2, 4)
         layout.setSpacing(5)
-        layout.addWidget(self.heading)
         layout.addWidget(self.status)
         layout.addWidget(self._scrolled(), 1)
 

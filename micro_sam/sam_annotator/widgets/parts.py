@@ -91,12 +91,16 @@ def button(text: str, tooltip: str, key: str = "", primary: bool = False) -> QPu
 def tool_button(text: str, tooltip: str, key: str = "") -> QToolButton:
     """A small button that stays pressed while its tool is active."""
     made = QToolButton()
-    made.setText(text)
+    made.setText(f"{text}  [{key}]" if key else text)
     made.setToolTip(f"{tooltip} Key: {key}." if key else tooltip)
     made.setCheckable(True)
     made.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    made.setStyleSheet("QToolButton { padding: 3px; } QToolButton:checked { background: #3a7bd5; color: white; }")
+    made.setStyleSheet(
+        "QToolButton { padding: 3px; background: rgba(128, 128, 128, 70); border-radius: 2px; }"
+        " QToolButton:hover { background: rgba(128, 128, 128, 120); }"
+        " QToolButton:checked { background: #3a7bd5; color: white; }"
+    )
     return made
 
 
