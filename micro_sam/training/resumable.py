@@ -65,6 +65,7 @@ class ResumableTrainer(DefaultTrainer):
         self.seed, self.gradient_accumulation = seed, gradient_accumulation
         self.save_interval, self.clip_gradients = save_interval, clip_gradients
         self.freeze_batch_norm, self.settings = freeze_batch_norm, dict(settings or {})
+        self.logger: Any = None
         self.best_metric = math.inf
         self.current_metric = math.inf
         self._step_in_epoch = 0
@@ -185,7 +186,7 @@ class ResumableTrainer(DefaultTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = MetricsFile(folder / "metrics.json")
         self._metrics.write_settings(folder / "settings.json", self.settings)
-        if getattr(self, "logger", None) is None:
+        if self.logger is None:
             self.logger = None if self.logger_class is None else self.logger_class(self, self.save_root)
 
     def _modules_on_device(self) -> list[torch.nn.Module]:

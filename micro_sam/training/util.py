@@ -221,6 +221,20 @@ class ConvertToSamInputs:
         return coords if self.transform is None else self.transform.apply_coords_torch(coords, size)
 
 
+class ConvertToSemanticSamInputs:
+    """Turns batches of images into Segment Anything's format, without prompts."""
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor | None) -> list[dict[str, Any]]:
+        """A mapping per image: "image" (3, H, W) and "original_size".
+
+        Args:
+            x: Images (B, 1 or 3, H, W).
+            y: Their classes, not used.
+        """
+        images = [image.expand(3, *image.shape[1:]) if len(image) == 1 else image for image in x]
+        return [{"image": image, "original_size": tuple(image.shape[1:])} for image in images]
+
+
 def _boxes(labels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """(n, 4) [min_x, min_y, max_x, max_y] of objects, maxima exclusive, in one pass over the image."""
     if len(ids) == 0:
