@@ -74,7 +74,7 @@ def automatic_3d_segmentation(
         volume_method: "slices": segment the slices and link their objects by overlap and multicut; "volume": stack the
             decoder's predictions and segment them by one watershed in 3d (a segmenter with decoder is needed); "auto":
             "volume" for AIS without ``gap_closing``, else "slices".
-        z_smoothing: Sigma in slices for smoothing the predictions across slices; for method "volume".
+        z_smoothing: Sigma in slices for smoothing the predicted distances across slices; for method "volume".
         beta: Between 0 and 1, larger values link less; for method "slices".
         normalization: "minmax" for each slice, or "robust" for all slices together.
         mask: Nothing is segmented where it is 0 (YX).

@@ -30,7 +30,7 @@ class VolumeWatershedSettings:
 
     Attributes:
         slices: Thresholds and smoothing as for single slices.
-        z_smoothing: Sigma in slices for smoothing all maps across slices.
+        z_smoothing: Sigma in slices for smoothing both distances across slices.
         min_z_extent: Objects that reach over fewer slices are removed.
         slab: How many slices to work on at once; by default as many as 2^26 voxels have.
     """
@@ -74,9 +74,10 @@ class MapStack:
         """Smoothed maps of the slices from low to high."""
         margin = int(np.ceil(3 * settings.z_smoothing))
         first, last = max(0, low - margin), min(self.shape[0], high + margin)
-        sigmas = (settings.slices.foreground_smoothing, *(settings.slices.distance_smoothing,) * 2)
         parts = (np.asarray(stored[first:last], dtype=np.float32) for stored in self._maps)
-        smoothed = (_smooth(part, sigma, settings.z_smoothing) for part, sigma in zip(parts, sigmas))
+        sigmas = [(settings.slices.foreground_smoothing, 0.0)]  # across slices, it would cut off the ends of objects
+        sigmas += [(settings.slices.distance_smoothing, settings.z_smoothing)] * 2
+        smoothed = (_smooth(part, *sigma) for part, sigma in zip(parts, sigmas))
         return Maps(*(np.ascontiguousarray(part[low - first : high - first]) for part in smoothed))
 
 
