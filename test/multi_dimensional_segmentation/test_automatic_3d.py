@@ -54,7 +54,7 @@ def test_apg_and_amg_link_slices():
         predictor, points_per_side=None, point_grids=[np.array([[0.2, 0.3], [0.55, 0.62], [0.83, 0.6]])]
     )
     labels = automatic_3d_segmentation(
-        IMAGE[:3], predictor, amg, verbose=False, pred_iou_thresh=0.7, stability_score_thresh=0.3
+        IMAGE[:3], predictor, amg, verbose=False, pred_iou_thresh=0.88, stability_score_thresh=0.3
     )
     assert segmentation_scores(labels, TRUTH[:3])["SA50"] == 1
 
