@@ -30,6 +30,7 @@ from micro_sam.distributed.tasks import iter_tasks
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.errors import CheckpointError, ClusterError, ImageError, MissingInputError, OutputError, ParameterError
 from micro_sam.io import load_image_data, open_image
+from micro_sam.labels import compute_iou
 from micro_sam.sample_data import synthetic_data
 
 MODEL = ModelSource("vit_t_builtin", device="cpu")
@@ -45,11 +46,11 @@ def client():
 
 @pytest.fixture(scope="module")
 def image_and_truth():
-    return synthetic_data((240, 320), seed=1, diameter=26)
+    return synthetic_data((240, 240), seed=1, diameter=26)
 
 
 def _write_image(path: Path, data: np.ndarray) -> Path:
-    """An OME-Zarr with a pixel size, of 2 x 3 blocks."""
+    """An OME-Zarr with a pixel size, of 2 x 2 blocks."""
     group = zarr.open_group(path, mode="w")
     group.create_array("0", data=data, chunks=(64, 64))
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
@@ -82,7 +83,7 @@ def _kill_one_worker(client) -> None:
     os.kill(next(iter(pids.values())), signal.SIGKILL)
 
 
-def _run(work, at: int = 2, then=lambda: None):
+def _run(work, at: int = 1, then=lambda: None):
     """Drain a generator of progress; call something once when a number of blocks are done."""
     texts = []
     try:
@@ -97,28 +98,37 @@ def _run(work, at: int = 2, then=lambda: None):
 
 def test_a_killed_worker_leaves_a_complete_and_consistent_result(segmented, image_and_truth):
     folder, result, texts = segmented
-    assert ("Segment blocks", 6, 6) in texts
+    assert ("Segment blocks", 4, 4) in texts
     labels = load_image_data(result.path)
     np.testing.assert_array_equal(np.unique(labels), np.arange(result.n_objects + 1))
     _, truth = image_and_truth
     assert mean_segmentation_accuracy(labels, truth) > 0.5
-    assert abs(result.n_objects - truth.max()) <= 0.1 * truth.max()
+    cut = np.setdiff1d(np.union1d(truth[127:129], truth[:, 127:129]), [0])  # blocks meet at 128
+    whole = [_best_iou(truth == label, labels) > 0.5 for label in cut]
+    assert len(cut) >= 10 and np.mean(whole) >= 0.7
     found = open_image(result.path)
     assert dict(found.resolution.size) == {"y": 0.5, "x": 0.25}
     assert dict(found.resolution.origin) == {"y": 10, "x": 20}
     assert sorted(path.name for path in folder.iterdir()) == ["image.zarr", "labels.zarr"]
 
 
+def _best_iou(mask: np.ndarray, labels: np.ndarray) -> float:
+    """How well one label alone covers an object."""
+    counts = np.bincount(labels[mask])
+    counts[0] = 0
+    return compute_iou(mask, labels == counts.argmax()) if counts.any() else 0.0
+
+
 def test_a_restarted_run_skips_what_is_done_and_gives_the_same(client, image, tmp_path, segmented):
     output, folder = tmp_path / "labels.zarr", tmp_path / "labels.zarr.unfinished"
     work = iter_distributed_segmentation(image, output, MODEL, client, **OPTIONS)
     for progress in work:
-        if progress.text == "Segment blocks" and progress.done == 3:
+        if progress.text == "Segment blocks" and progress.done == 2:
             break
     work.close()  # as Ctrl-C does
     assert not output.exists()
     noted = [json.loads(line) for line in (folder / "done.jsonl").read_text().splitlines()]
-    assert len(noted) == 3
+    assert len(noted) == 2
     times = {entry["number"]: (folder / "blocks" / f"{entry['number']}.npz").stat().st_mtime_ns for entry in noted}
     lost, *kept = times
     (folder / "blocks" / f"{lost}.npz").write_bytes(b"cut short")
@@ -129,20 +139,20 @@ def test_a_restarted_run_skips_what_is_done_and_gives_the_same(client, image, tm
         distributed_segmentation(image, output, MODEL, client, **{**OPTIONS, "halo": (16, 16)})
     work = iter_distributed_segmentation(image, output, MODEL, client, **OPTIONS)
     first = next(work)
-    assert (first.done, first.total) == (2, 6)
+    assert (first.done, first.total) == (1, 4)
     seen = []
     for progress in work:
         seen.append(progress.text)
         if progress.text == "Match blocks" and progress.done == 0:
             for number in kept:
                 assert (folder / "blocks" / f"{number}.npz").stat().st_mtime_ns == times[number]
-        if progress.text == "Write labels" and progress.done == 4:
+        if progress.text == "Write labels" and progress.done == 2:
             break
     work.close()
     work = iter_distributed_segmentation(image, output, MODEL, client, **OPTIONS)
     _, texts = _run(work)
     done = {text: count for text, count, _ in reversed(texts)}  # where each stage began
-    assert done["Segment blocks"] == 6 and done["Match blocks"] == 6 and done["Write labels"] >= 4
+    assert done["Segment blocks"] == 4 and done["Match blocks"] == 4 and done["Write labels"] >= 2
     assert not folder.exists()
     np.testing.assert_array_equal(load_image_data(output), load_image_data(segmented[1].path))
 
@@ -171,23 +181,24 @@ def test_the_commands_use_a_running_cluster(client, image, tmp_path, segmented, 
     assert automatic_segmentation.main(arguments) == 0
     assert f"{segmented[1].n_objects} objects -> " in capsys.readouterr().out
     np.testing.assert_array_equal(load_image_data(tmp_path / "labels.zarr"), load_image_data(segmented[1].path))
-    arguments = f"{flags} --halo 16 16 -e {tmp_path / 'store.zarr'}".split()
+    arguments = f"{flags} --halo 32 32 -e {tmp_path / 'store.zarr'} --normalization robust".split()
+    arguments[arguments.index("--tile_shape") : arguments.index("--halo")] = ["--tile_shape", "240", "240"]
     assert precompute_embeddings.main(arguments) == 0
     assert EmbeddingStore.open(tmp_path / "store.zarr").is_complete
 
 
 def test_objects_of_a_volume_go_through_blocks_of_slices(client, tmp_path, image_and_truth):
     image, truth = image_and_truth
-    volume = np.stack([image[:120, :128]] * 6)
+    volume = np.stack([image[:120, :128]] * 4)
     zarr.save_array(tmp_path / "volume.zarr", volume)
-    options = {"block_shape": (3, 120, 128), "halo": (1, 0, 0)}
+    options = {"block_shape": (2, 120, 128), "halo": (1, 0, 0)}
     result = distributed_segmentation(tmp_path / "volume.zarr", tmp_path / "l.zarr", MODEL, client, ndim=3, **options)
     labels = load_image_data(result.path)
     expected = truth[:120, :128]
     assert labels.shape == volume.shape
-    assert mean_segmentation_accuracy(labels, np.stack([expected] * 6)) > 0.5
-    both = (labels[2] > 0) & (labels[3] > 0)  # on both sides of the border between the blocks
-    assert (labels[2] == labels[3])[both].mean() > 0.95
+    assert mean_segmentation_accuracy(labels, np.stack([expected] * 4)) > 0.5
+    both = (labels[1] > 0) & (labels[2] > 0)  # on both sides of the border between the blocks
+    assert (labels[1] == labels[2])[both].mean() > 0.95
 
 
 def test_embeddings_are_those_of_one_machine_even_if_a_worker_is_killed(client, image, tmp_path):
@@ -197,20 +208,20 @@ def test_embeddings_are_those_of_one_machine_even_if_a_worker_is_killed(client, 
     tiling = {"tile_shape": (128, 128), "halo": (16, 16)}
     work = iter_distributed_embeddings(image, tmp_path / "store.zarr", MODEL, client, key="0", **tiling)
     store, texts = _run(work, then=lambda: _kill_one_worker(client))
-    assert store.is_complete and texts[-1][1:] == (6, 6)
+    assert store.is_complete and texts[-1][1:] == (4, 4)
     predictor = get_sam_model("vit_t_builtin", "cpu")
     opened = precompute_image_embeddings(
         predictor, load_image_data(image), tmp_path / "store.zarr", lazy_loading=True, verbose=False, **tiling
     )
     assert opened.is_complete and not opened.lost()
-    alone = precompute_image_embeddings(predictor, load_image_data(image), verbose=False, **tiling)
-    for tile_id in (0, 5):
-        expected = alone.read(Item(None, tile_id))
-        np.testing.assert_allclose(opened.read(Item(None, tile_id)), expected, atol=0.02 * np.abs(expected).max())
+    tile = opened.metadata.tiling.tile(3)
+    alone = precompute_image_embeddings(predictor, load_image_data(image)[tile.outer], verbose=False)
+    expected = alone.read(Item())
+    np.testing.assert_allclose(opened.read(Item(None, 3)), expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_embeddings_of_a_volume_go_on_where_they_stopped(client, tmp_path, image_and_truth):
-    volume = np.stack([image_and_truth[0][:96, :128] + i for i in range(4)])
+    volume = np.stack([image_and_truth[0][:96, :128] + i for i in range(3)])
     lazy = dask.array.from_array(volume, chunks=(1, 96, 64))
     work = iter_distributed_embeddings(lazy, tmp_path / "s.zarr", MODEL, client, ndim=3, batch_size=2)
     for progress in work:
@@ -220,21 +231,8 @@ def test_embeddings_of_a_volume_go_on_where_they_stopped(client, tmp_path, image
     work = iter_distributed_embeddings(lazy, tmp_path / "s.zarr", MODEL, client, ndim=3)
     store, texts = _run(work, at=-1)
     begun = [done for text, done, _ in texts if text == "Compute image embeddings"]
-    assert begun[0] == 2 and begun[-1] == 4
-    assert store["features"].shape == (4, 1, 256, 64, 64)
-
-
-def test_blocks_over_which_workers_die_again_and_again_are_named(client):
-    def give_up_at_once(dask_scheduler):
-        dask_scheduler.allowed_failures, before = 0, dask_scheduler.allowed_failures
-        return before
-
-    before = client.run_on_scheduler(give_up_at_once)
-    try:
-        with pytest.raises(ClusterError, match="over block 7, probably for lack of memory"):
-            list(iter_tasks(client, os._exit, [(7, (1,))], "block"))
-    finally:
-        client.run_on_scheduler(lambda dask_scheduler, n: setattr(dask_scheduler, "allowed_failures", n), n=before)
+    assert begun[0] == 2 and begun[-1] == 3
+    assert store["features"].shape == (3, 1, 256, 64, 64)
 
 
 def test_a_scheduler_that_goes_away_is_named():
@@ -263,6 +261,19 @@ def test_errors_of_workers_keep_their_sentence(client, image, tmp_path):
     with pytest.raises(CheckpointError, match="zarr.json"):
         distributed_segmentation(image, tmp_path / "labels.zarr", model, client, verbose=False, **OPTIONS)
     assert not (tmp_path / "labels.zarr").exists()
+
+
+def test_blocks_over_which_workers_die_again_and_again_are_named(client):
+    def give_up_at_once(dask_scheduler):
+        dask_scheduler.allowed_failures, before = 0, dask_scheduler.allowed_failures
+        return before
+
+    before = client.run_on_scheduler(give_up_at_once)
+    try:
+        with pytest.raises(ClusterError, match="over block 7, probably for lack of memory"):
+            list(iter_tasks(client, os._exit, [(7, (1,))], "block"))
+    finally:
+        client.run_on_scheduler(lambda dask_scheduler, n: setattr(dask_scheduler, "allowed_failures", n), n=before)
 
 
 def test_bad_input_is_one_sentence_before_any_worker_is_asked(image, tmp_path, image_and_truth):
