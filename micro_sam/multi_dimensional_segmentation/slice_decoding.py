@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from micro_sam.embedding_access import ImageEmbeddings
 
 _BATCH = 64
-_LARGE = 0.25  # a part of a mask that is worth to ask for is at least this share of it
+_LARGE = 0.3  # a part of a mask that is worth to ask for is at least this share of it
 _COVERED, _SAME = 0.5, 0.3  # an answer is that part if it covers this share of it, with this IoU
 
 
@@ -194,7 +194,7 @@ def _in_plane(answer: Decoded, prompt: _Prompt) -> Decoded | None:
     moved = make_instance(mask, origin, score=shape.score)
     if moved is None:
         return None
-    return moved, values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(moved.window, origin))]
+    return moved, _in_window_of(moved, values, origin)
 
 
 def _joined(answers: Sequence[Decoded]) -> Decoded | None:
@@ -204,7 +204,7 @@ def _joined(answers: Sequence[Decoded]) -> Decoded | None:
     whole = merged([shape for shape, _ in answers])
     values = np.full(whole.mask.shape, -np.inf, dtype=np.float32)
     for shape, part in answers:
-        target = values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, whole.origin))]
+        target = _in_window_of(shape, values, whole.origin)
         np.maximum(target, np.where(shape.mask, part, -np.inf), out=target)
     return whole, values
 
@@ -219,7 +219,12 @@ def _settle_overlaps(found: list[Decoded | None]) -> None:
     for k in there:
         shape, values = found[k]
         rest = cut(shape, keep[k])
-        found[k] = None if rest is None else (rest, values)
+        found[k] = None if rest is None else (rest, _in_window_of(rest, values, shape.origin))
+
+
+def _in_window_of(shape: Instance, values: np.ndarray, origin: Sequence[int]) -> np.ndarray:
+    """Logits of a window that begins at an origin, cut to the window of a mask in it."""
+    return values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, origin))]
 
 
 def _settle(a: Decoded, b: Decoded, keep_a: np.ndarray, keep_b: np.ndarray) -> None:

@@ -149,6 +149,18 @@ def test_an_object_is_followed_into_its_branches_and_together_again():
     assert max(_ious(one.segmentation, truth, 1, [3, 5])) < 0.6
 
 
+def test_objects_that_want_the_same_pixels_share_them_and_go_on():
+    truth = discs(SHAPE, {z: (60, 60, 24) for z in range(9)})
+    left = (np.arange(SHAPE[2]) < 60)[None]
+    halves = {1: {4: (truth[4] > 0) & left}, 2: {4: (truth[4] > 0) & ~left}}
+    # the model sees one object where two were annotated
+    settings = PropagationSettings("mask", iou_threshold=0)
+    result = propagate(halves, toy_predictor(), volume_embeddings(truth), settings)
+    for z in (3, 5):
+        np.testing.assert_array_equal(result.segmentation[z] > 0, result.segmentation[8 - z] > 0)
+        assert compute_iou(result.segmentation[z] > 0, truth[z] > 0) > 0.9
+
+
 def _components(plane: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
