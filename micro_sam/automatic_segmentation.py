@@ -141,7 +141,7 @@ def automatic_instance_segmentation(
     """
     shape, ndim = _shape_of(input_path, key, ndim)
     if tile_shape is None and halo is None and automatic_tiling:
-        segmenter, tile_shape, halo = _automatic_tiles(segmenter, shape[ndim - 2 : ndim], embedding_path)
+        segmenter, tile_shape, halo = automatic_tiles(segmenter, shape[ndim - 2 : ndim], embedding_path)
     is_tiled = tile_shape is not None
     check_tiling(segmenter, is_tiled)
     image, resolution = load_input(input_path, key, lazy=is_tiled or ndim == 3)
@@ -270,7 +270,7 @@ def _shape_of(source: str | os.PathLike | Any, key: str | None, ndim: int | None
     return shape, infer_ndim(shape, ndim)
 
 
-def _automatic_tiles(
+def automatic_tiles(
     segmenter: Segmenter, plane: tuple[int, ...], embedding_path: str | os.PathLike | None
 ) -> tuple[Segmenter, tuple[int, int] | None, tuple[int, int] | None]:
     """Tiles and what segments in them, if the image is too large for one pass or the segmenter knows only tiles."""

@@ -38,6 +38,7 @@ def automatic_tracking(
     gap_closing: int | None = None,
     min_time_extent: int | None = None,
     normalization: Literal["minmax", "robust"] = "minmax",
+    automatic_tiling: bool = True,
     **generate_kwargs: Any,
 ) -> tuple[np.ndarray, Lineages] | tuple[np.ndarray, Lineages, Mapping[str, Any]]:
     """Segment and track the objects of a time series.
@@ -51,7 +52,7 @@ def automatic_tracking(
             ``tracked.geff`` holds the tracks alone.
         embedding_path: Where to keep the embeddings; those that are there already are used.
         key: The data set inside the file, or the pattern of a folder.
-        tile_shape: Height and width of the tiles; None for no tiling.
+        tile_shape: Height and width of the tiles; by default only frames that are too large for one pass are cut.
         halo: How far tiles reach into their neighbours (y, x).
         verbose: Show progress bars.
         return_embeddings: Return the embeddings, too.
@@ -63,6 +64,7 @@ def automatic_tracking(
         gap_closing: How many frames in a row an object may be missing and still be the same; None for one.
         min_time_extent: Tracks, with their ancestors and descendants, that span fewer frames are removed.
         normalization: How contrast is made: "minmax" or "robust", see `precompute_image_embeddings`.
+        automatic_tiling: Whether large frames are cut into tiles without being asked to.
         **generate_kwargs: Arguments of the segmenter's ``generate``; they win over the defaults that belong to the model.
 
     Returns:
@@ -77,10 +79,13 @@ def automatic_tracking(
     """
     from micro_sam import automatic_segmentation as library
 
-    library.check_tiling(segmenter, tile_shape is not None)
     if output_path is not None:
         check_track_paths(track_paths(output_path))
     series, resolution = library.load_input(input_path, key, lazy=True)
+    plane = tuple(series.shape)[1:3]
+    if tile_shape is None and halo is None and automatic_tiling and len(plane) == 2:
+        segmenter, tile_shape, halo = library.automatic_tiles(segmenter, plane, embedding_path)
+    library.check_tiling(segmenter, tile_shape is not None)
     labels, lineages, *embeddings = automatic_tracking_implementation(
         series,
         predictor,

@@ -99,7 +99,15 @@ def test_tiles_give_the_same_kind_of_result(tmp_path):
     lineages = [{label: []} for label in np.unique(SERIES.labels[:2]) if label]
     assert ctc_scores(tmp_path, result, (SERIES.labels[:2], lineages))["DET"] > 0.9
     with pytest.raises(ParameterError, match="tile_shape"):
-        automatic_tracking(predictor, segmenter, SERIES.images, verbose=False)
+        automatic_tracking(predictor, segmenter, SHORT, automatic_tiling=False, verbose=False)
+
+
+def test_large_frames_are_cut_into_tiles_unasked(model, monkeypatch):
+    from micro_sam import automatic_segmentation as library
+
+    monkeypatch.setattr(library, "choose_tiling", lambda plane, path, always: ((96, 96), (24, 24)))
+    labels, _, embeddings = automatic_tracking(*model, SHORT[:1], return_embeddings=True, verbose=False)
+    assert embeddings.is_tiled and labels.any(axis=(1, 2)).all()
 
 
 def test_files_become_labels_and_a_graph(model, tmp_path):

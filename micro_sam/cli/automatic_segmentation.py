@@ -209,7 +209,8 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
         **{name: value for name, value in given.items() if name not in library.init_parameters()},
     }
     if args.tracking:
-        options |= {"normalization": args.normalization or "minmax", **tracking_options(args)}
+        options |= {"normalization": args.normalization or "minmax", "automatic_tiling": not args.no_tiling}
+        options |= tracking_options(args)
         labels, lineages = library.automatic_tracking(predictor, segmenter, pixels, **options)
         print(f"{job.path}: {write_tracking(job, args, labels, lineages, image.resolution)}")
     else:

@@ -115,7 +115,7 @@ def iter_paint(
         frames: Its objects.
         tracks: The tracks.
         fill_gaps: Draw an object that was missed in some frames there, in a shape between those before and after,
-            where there is nothing else.
+            unless more than half of it would lie under others.
 
     Returns:
         Labels of the shape of the segmentation, uint32.
@@ -144,8 +144,9 @@ def _fill_gaps(labels: np.ndarray, number: int, track: Track) -> None:
             share = (frame - before) / (after - before)
             window, mask = _shape_between(labels[before] == number, labels[after] == number, share)
             free = mask & (labels[frame][window] == 0)
-            labels[frame][window][free] = number
-            if not free.any():
+            if 2 * free.sum() > mask.sum():  # else it is hidden, or was segmented as a part of what is there
+                labels[frame][window][free] = number
+            else:
                 logger.info("Track %d is hidden in frame %d.", number, frame)
 
 
