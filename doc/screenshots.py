@@ -23,7 +23,7 @@ def nuclei() -> tuple[np.ndarray, np.ndarray]:
     """An image and its labels."""
     from micro_sam.sample_data import synthetic_data
 
-    return synthetic_data((512, 512), seed=1, diameter=70)
+    return synthetic_data((512, 512), seed=1, diameter=70, noise=0.01)
 
 
 def centre(labels: np.ndarray, label: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from micro_sam.sam_annotator.session.segmentation import Request, Segmentation
 
 logger = logging.getLogger(__name__)
 
-_QUICK_SECONDS = 0.08
+_QUICK_SECONDS = 0.15
 
 Run = Callable[[Request], Segmentation]
 
