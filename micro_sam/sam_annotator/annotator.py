@@ -89,7 +89,7 @@ class Opening:
     model: ModelChoice
     embedding: EmbeddingChoice
     embeddings: Mapping[str, Any] | None = None
-    segmentation_result: np.ndarray | None = None
+    segmentation_result: Any = None
     precompute_amg_state: bool = False
     prefer_decoder: bool = True
     scale: tuple[float, ...] | None = None
@@ -122,7 +122,7 @@ def open_annotator(
     layer = add_image(viewer, array, widget.ndim, _free_name(viewer, IMAGE_NAME), opening.scale)
     controller.choose_image(layer)
     if opening.segmentation_result is not None and controller.session.image is not None:
-        controller.session.put(COMMITTED, np.asarray(opening.segmentation_result), "Loaded labels")
+        controller.begin_with(opening.segmentation_result)
     if controller.session.image is not None:
         _begin(controller, opening)
     if return_viewer:

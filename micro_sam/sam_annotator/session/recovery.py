@@ -16,7 +16,8 @@ import numpy as np
 from micro_sam.errors import MicroSamError
 from micro_sam.models.cache import get_cache_directory
 from micro_sam.sam_annotator.session.journal import LINES, Journal, is_in_use, read_journal
-from micro_sam.sam_annotator.session.state import COMMITTED, SessionState
+from micro_sam.sam_annotator.session.kinds import state_for
+from micro_sam.sam_annotator.session.state import COMMITTED
 
 if TYPE_CHECKING:
     from micro_sam.sam_annotator.session.image import AnnotatedImage
@@ -78,7 +79,7 @@ def _unfinished(folder: Path, image: AnnotatedImage, kind: str) -> Unfinished | 
     work = [record for record in records if record.do not in _NO_WORK]
     if not work or work[-1].do in ("saved", "discarded"):
         return None
-    state = SessionState()
+    state = state_for(header)
     state.replay(records)
     n_objects = len(np.unique(state.labels[COMMITTED])) - 1
     changed = datetime.fromisoformat(work[-1].content["at"])

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from micro_sam.sam_annotator.session.journal import read_journal
+from micro_sam.sam_annotator.session.kinds import state_for
 from micro_sam.sam_annotator.session.prompts import Prompts
-from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, SessionState
+from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ def replay(folder: str | os.PathLike) -> Replayed:
         InputError: It cannot be read.
     """
     records = read_journal(folder)
-    state = SessionState()
+    state = state_for(records[0].content)
     state.replay(records)
     labels = state.labels
     header = dict(records[0].content)

@@ -134,7 +134,7 @@ class AnnotationSession(SessionState):
         request = segmentation.request
         if request.generation != self.generation:
             return False
-        diff = self._current_diff(segmentation.objects, request.i)
+        diff = self._answer_diff(segmentation)
         last, found = self.history.last, len(segmentation.found)
         details = {"objects": found, "scores": [round(o.score, 3) for o in segmentation.found], **self._model_name()}
         if live and last is not None and last.kind == "prompts":
@@ -147,13 +147,17 @@ class AnnotationSession(SessionState):
         """Show a segmentation without making it a step, for example while a prompt is dragged."""
         if segmentation.request.generation == self.generation:
             self.show(None)
-            self.show(self._current_diff(segmentation.objects, segmentation.request.i))
+            self.show(self._answer_diff(segmentation))
 
     def segment(self, i: int | None = None) -> Segmentation:
         """Segment what the prompts in a plane say, at once."""
         answer = self.run(self.request(i))
         self.accept(answer)
         return answer
+
+    def _answer_diff(self, segmentation: Segmentation) -> Diff | None:
+        """What an answer changes in the current objects."""
+        return self._current_diff(segmentation.objects, segmentation.request.i)
 
     def _current_diff(self, objects: Sequence[Instance | None], i: int | None) -> Diff | None:
         """From the current objects in a plane to these."""
@@ -211,11 +215,19 @@ class AnnotationSession(SessionState):
                 f"Not committed: it lies on committed objects (by more than {percent} %); change it, or what is preserved."
             )
         written = Diff.between(COMMITTED, done.window, self.labels[COMMITTED][done.window], done.block)
-        values = {"prompts": Prompts()} if key == CURRENT else {}
+        values = self._commit_values(key, done)
         details = {"ids": list(done.ids.values()), "refused": len(done.refused), "preserve": self.options.preserve_mode}
         text = f"Committed {_count(len(done.ids), 'object')}"
         self.do("commit", text, values, [written, self._emptied(key)], details)
         return done
+
+    def _commit_values(self, key: str, done: edits.Commit) -> dict[str, Any]:
+        """The values that change with a commit."""
+        return {"prompts": Prompts()} if key == CURRENT else {}
+
+    def _cleared_values(self) -> dict[str, Any]:
+        """The values when there are no annotations."""
+        return {"prompts": Prompts(), "correcting": None}
 
     def _commit_correction(self) -> None:
         key, label = self.correcting.key, self.correcting.label
@@ -228,7 +240,7 @@ class AnnotationSession(SessionState):
         self.do(
             "commit",
             f"Corrected object {label}",
-            {"prompts": Prompts(), "correcting": None},
+            self._cleared_values(),
             [written, self._emptied(CURRENT), self._emptied(START)],
             details,
         )
@@ -238,7 +250,7 @@ class AnnotationSession(SessionState):
         back = self._put_back() if self.correcting is not None else None
         diffs = [back, self._emptied(CURRENT), self._emptied(START)]
         if self.prompts or any(diffs):
-            self.do("clear", "Cleared the annotations", {"prompts": Prompts(), "correcting": None}, diffs)
+            self.do("clear", "Cleared the annotations", self._cleared_values(), diffs)
 
     def _put_back(self) -> Diff | None:
         window = bounding_window(self.labels[START])
