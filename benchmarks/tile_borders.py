@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +118,8 @@ def main() -> None:
     parser.add_argument("labels", nargs="?", type=Path)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--tile", type=int, default=384)
-    parser.add_argument("--halo", type=int, nargs="+", default=[64])
-    parser.add_argument("--iou", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--halo", type=int, nargs="+", default=[128])
+    parser.add_argument("--iou", type=float, nargs="+", default=[0.3])
     parser.add_argument("--mode")
     parser.add_argument("-m", "--model", default="vit_t_builtin")
     args = parser.parse_args()
@@ -140,7 +139,7 @@ def main() -> None:
                     normalization=normalization,
                 )  # fmt: skip
             for iou in args.iou:
-                ways[f"blocks {iou}, halo {halo}"] = segment_in_blocks(image, model, replace(grid), args.mode, iou)
+                ways[f"blocks {iou}, halo {halo}"] = segment_in_blocks(image, model, grid, args.mode, iou)
             for way, labels in ways.items():
                 border, others, mine, expected = compare(labels, reference, grid)
                 true_border, true_others, *_ = compare(labels, truth, grid)
