@@ -79,6 +79,7 @@ class AnnotatorLayers:
         self.points: Points | None = None
         self.shapes: Shapes | None = None
         self.labels: dict[str, Labels] = {}
+        self.keeps_committed = True
         self._arrays: Mapping[str, np.ndarray] = {}
         self._connections: list[tuple[Any, Callable]] = []
         self._muted = False
@@ -214,11 +215,14 @@ class AnnotatorLayers:
         return [layer for layer in layers if layer is not None]
 
     def retire(self) -> None:
-        """Keep committed labels of an earlier image as a layer of the person, and take the other layers away."""
+        """Keep committed labels of an earlier image as a layer of the person, and take the other layers away.
+
+        With ``keeps_committed`` off they are taken away, too.
+        """
         with self.muted():
             for key, layer in list(self.labels.items()):
                 self._disconnect_from(layer)
-                if key == COMMITTED and np.any(layer.data):
+                if key == COMMITTED and self.keeps_committed and np.any(layer.data):
                     layer.name, layer.visible = f"{LABEL_NAMES[COMMITTED]} of {self._image_name()}", False
                 elif layer in self.viewer.layers:
                     self.viewer.layers.remove(layer)
@@ -392,6 +396,14 @@ class AnnotatorLayers:
             return None
         row = self.labels[COMMITTED].world_to_data(np.asarray(self.viewer.dims.point)[-self.ndim :])
         return int(np.clip(np.round(row[0]), 0, self._arrays[COMMITTED].shape[0] - 1))
+
+    def go_to(self, i: int) -> None:
+        """Look at a slice or frame."""
+        layer = self.labels.get(COMMITTED) or self.image
+        if layer is not None and self.ndim > 2:
+            place = layer.world_to_data(np.asarray(self.viewer.dims.point)[-layer.ndim :])
+            place = (*place[: -self.ndim], i, *place[-self.ndim + 1 :])
+            self.viewer.dims.set_point(self.viewer.dims.ndim - self.ndim, float(layer.data_to_world(place)[-self.ndim]))
 
     def focus(self) -> tuple[float, ...] | None:
         """What is looked at, (y, x) or (i, y, x) in pixels. May be called in any thread."""

@@ -70,5 +70,5 @@ class AutomaticControl(Control):
         self.say(f"{found} objects found. Commit all, change parameters, or correct single ones [Shift+E].", "done")
 
     def _on_automatic_settings(self) -> None:
-        if self.session.labels and self.session.labels[AUTO].any():
+        if self.session.has(AUTO):
             self.segment_automatically()

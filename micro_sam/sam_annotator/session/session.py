@@ -20,7 +20,16 @@ from micro_sam.sam_annotator.session.journal import Journal
 from micro_sam.sam_annotator.session.prompts import Prompts
 from micro_sam.sam_annotator.session.recovery import new_journal_folder
 from micro_sam.sam_annotator.session.segmentation import Request, Segmentation, own_predictor, segment
-from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, START, Correction, SessionState
+from micro_sam.sam_annotator.session.state import (
+    AUTO,
+    BY_HAND,
+    COMMITTED,
+    CURRENT,
+    OF_CURRENT,
+    START,
+    Correction,
+    SessionState,
+)
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
@@ -173,6 +182,8 @@ class AnnotationSession(SessionState):
             inner = tuple(slice(s.start - o, s.stop - o) for s, o in zip(instance.window, origin))
             block[inner][instance.mask] = label
         old = plane[window]
+        by_hand = self.labels[BY_HAND][window] if i is None else self.labels[BY_HAND][i][window]
+        block = np.where(by_hand, old, block)  # what was painted by hand stays
         if i is not None:
             return Diff.between(CURRENT, (slice(i, i + 1), *window), old[None], block[None])
         return Diff.between(CURRENT, window, old, block)
@@ -198,7 +209,7 @@ class AnnotationSession(SessionState):
         if key == CURRENT and self.correcting is not None:
             self._commit_correction()
             return None
-        window = bounding_window(self.labels[key])
+        window = self.window(key)
         if window is None:
             raise PromptError("There is nothing to commit: segment an object first.")
         done = edits.commit(
@@ -218,7 +229,7 @@ class AnnotationSession(SessionState):
         values = self._commit_values(key, done)
         details = {"ids": list(done.ids.values()), "refused": len(done.refused), "preserve": self.options.preserve_mode}
         text = f"Committed {_count(len(done.ids), 'object')}"
-        self.do("commit", text, values, [written, self._emptied(key)], details)
+        self.do("commit", text, values, [written, *self._all_emptied(key)], details)
         return done
 
     def _commit_values(self, key: str, done: edits.Commit) -> dict[str, Any]:
@@ -231,7 +242,7 @@ class AnnotationSession(SessionState):
 
     def _commit_correction(self) -> None:
         key, label = self.correcting.key, self.correcting.label
-        window = bounding_window(self.labels[CURRENT])
+        window = self.window(CURRENT)
         if window is None:
             raise PromptError("The corrected object is empty: add a prompt, clear it with Shift+C, or delete it.")
         mask = self.labels[CURRENT][window] != 0
@@ -241,27 +252,39 @@ class AnnotationSession(SessionState):
             "commit",
             f"Corrected object {label}",
             self._cleared_values(),
-            [written, self._emptied(CURRENT), self._emptied(START)],
+            [written, *self._all_emptied(CURRENT)],
             details,
         )
 
     def clear(self) -> None:
         """Remove prompts and current objects; an object that was being corrected goes back as it was."""
         back = self._put_back() if self.correcting is not None else None
-        diffs = [back, self._emptied(CURRENT), self._emptied(START)]
+        diffs = [back, *self._all_emptied(CURRENT)]
         if self.prompts or any(diffs):
             self.do("clear", "Cleared the annotations", self._cleared_values(), diffs)
 
     def _put_back(self) -> Diff | None:
-        window = bounding_window(self.labels[START])
+        window = self.window(START)
         if window is None:
             return None
         mask = self.labels[START][window] != 0
         labels = self.labels[self.correcting.key]
         return self._edit(self.correcting.key, edits.write_back(labels, self.correcting.label, mask, window))
 
+    def window(self, key: str) -> Window | None:
+        """The block that holds everything in a label array; None if it is empty."""
+        return bounding_window(self.labels[key])
+
+    def has(self, key: str) -> bool:
+        """Whether there is anything in a label array."""
+        return key in self.labels and bool(self.labels[key].any())
+
+    def _all_emptied(self, key: str) -> list[Diff | None]:
+        """What empties a label array, and for the current object all that belongs to it."""
+        return [self._emptied(k) for k in (OF_CURRENT if key == CURRENT else (key,)) if k in self.labels]
+
     def _emptied(self, key: str) -> Diff | None:
-        window = bounding_window(self.labels[key])
+        window = self.window(key)
         if window is None:
             return None
         block = self.labels[key][window]
@@ -283,7 +306,7 @@ class AnnotationSession(SessionState):
         """
         if self.correcting is not None:
             self.commit()
-        if self.labels[CURRENT].any():
+        if self.has(CURRENT):
             raise PromptError("There is a current object: commit it with C or clear it with Shift+C first.")
         window = edits.window_of(self.labels[key], label)
         block = self.labels[key][window]
@@ -345,10 +368,13 @@ class AnnotationSession(SessionState):
         """
         labels = self.labels[key]
         lifted = self.correcting.label if self.correcting is not None and self.correcting.key == key else 0
-        number = max(int(labels.max()), lifted) + 1
+        number = max(self._largest(key), lifted) + 1
         if number > np.iinfo(labels.dtype).max:
             raise ParameterError(f"There are no more ids in labels of type {labels.dtype}; convert them to uint32.")
         return number
+
+    def _largest(self, key: str) -> int:
+        return int(self.labels[key].max())
 
     def _edit(self, key: str, edit: edits.Edit) -> Diff | None:
         window, block = edit
@@ -369,7 +395,14 @@ class AnnotationSession(SessionState):
         """
         diff = Diff.between(key, window, before, np.array(self.labels[key][window]))
         if diff is not None:
-            self.do("paint", "Painted", diffs=[diff], details={"labels": key})
+            noted = self._noted_by_hand(window, before) if key == CURRENT else []
+            self.do("paint", "Painted", diffs=[diff, *noted], details={"labels": key})
+
+    def _noted_by_hand(self, window: Window, before: np.ndarray) -> list[Diff | None]:
+        """Remember which pixels of the current object were painted, so that no segmentation takes them back."""
+        old = self.labels[BY_HAND][window]
+        new = np.where(before != self.labels[CURRENT][window], np.uint8(1), old)
+        return [Diff.between(BY_HAND, window, old, new)]
 
     def put(
         self, key: str, labels: np.ndarray, text: str, i: int | None = None, kind: str = "load", **details: Any

@@ -18,7 +18,10 @@ from micro_sam.sam_annotator.session.journal import Journal, Record
 from micro_sam.sam_annotator.session.prompts import Prompts, rounded
 
 CURRENT, AUTO, COMMITTED, START = "current", "auto", "committed", "start"
-LABEL_DTYPES = {CURRENT: "uint32", AUTO: "uint32", COMMITTED: "uint32", START: "uint8"}
+#: Where the current object was painted by hand; and by slice how sure it is where it came from other slices, 0 elsewhere.
+BY_HAND, REACHED = "by_hand", "reached"
+LABEL_DTYPES = {CURRENT: "uint32", AUTO: "uint32", COMMITTED: "uint32", START: "uint8", BY_HAND: "uint8"}
+OF_CURRENT = (CURRENT, START, BY_HAND, REACHED)
 LAYER_PREFIX = "layer:"
 _NOT_STEPS = ("open", "amend", "undo", "redo", "layer", "closed", "saved", "discarded", "restored")
 
@@ -95,6 +98,8 @@ class SessionState:
         """Begin with empty labels of a shape (YX or ZYX); what was there before is forgotten."""
         self.close_journal()
         self.labels = {key: np.zeros(tuple(shape), dtype) for key, dtype in LABEL_DTYPES.items()}
+        if len(shape) == 3:
+            self.labels[REACHED] = np.zeros(shape[0], "uint8")
         self.history, self.origins, self._number, self._transient = History(), {}, 1, None
         self.generation += 1
         self.prompts, self.correcting = Prompts(), None

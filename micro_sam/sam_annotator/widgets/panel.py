@@ -11,7 +11,7 @@ from micro_sam.sam_annotator.widgets.automatic_widget import AutomaticWidget
 from micro_sam.sam_annotator.widgets.commit_widget import CommitWidget
 from micro_sam.sam_annotator.widgets.edit_widget import EditWidget
 from micro_sam.sam_annotator.widgets.embedding_widget import EmbeddingWidget
-from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH
+from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Section
 from micro_sam.sam_annotator.widgets.restore_banner import RestoreBanner
 from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
@@ -61,8 +61,11 @@ class AnnotatorPanel(QWidget):
         return area
 
     def insert(self, section: QWidget, before: QWidget) -> None:
-        """Add a section of another annotator."""
+        """Add a section of another annotator; the sections are numbered anew."""
         self.sections.insertWidget(self.sections.indexOf(before), section)
+        widgets = (self.sections.itemAt(k).widget() for k in range(self.sections.count()))
+        for number, shown in enumerate((w for w in widgets if isinstance(w, Section)), start=1):
+            shown.set_number(number)
 
     def later(self, function: Callable[[], None]) -> None:
         """Call a function when everything that is going on now is done; not if the panel is gone by then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,10 @@ class Section(QFrame):
         self.heading = QLabel(f"<b>{title}</b>")
         self.heading.setToolTip(tooltip)
         self.box.addWidget(self.heading)
+
+    def set_number(self, number: int) -> None:
+        """Show its place in the order of work."""
+        self.heading.setText(re.sub(r"^<b>\d+", f"<b>{number}", self.heading.text()))
 
     def add(self, *widgets: QWidget) -> None:
         """Add widgets, beside each other if there are several."""
