@@ -14,6 +14,7 @@ from micro_sam.instance_segmentation.instances import Instance, make_instance
 
 _MAX_PARTS = 8
 _SPECK = 0.02  # parts smaller than this share of the largest part are noise
+_BRANCH = 0.05  # and parts smaller than this are not followed on their own
 
 
 def overlap(a: Instance, b: Instance) -> int:
@@ -67,12 +68,12 @@ def remade(shape: Instance, mask: np.ndarray) -> Instance | None:
 
 
 def parts(shape: Instance) -> list[Instance]:
-    """The connected parts of a mask, the largest first, without specks; at most eight."""
+    """The connected parts of a mask that are worth following, the largest first; at most eight."""
     labels = bic.segmentation.label(np.ascontiguousarray(shape.mask))
     sizes = np.bincount(labels.ravel())[1:]
     if len(sizes) == 1:
         return [shape]
-    order = [k for k in np.argsort(-sizes, kind="stable") if sizes[k] >= _SPECK * sizes.max()][:_MAX_PARTS]
+    order = [k for k in np.argsort(-sizes, kind="stable") if sizes[k] >= _BRANCH * sizes.max()][:_MAX_PARTS]
     return [remade(shape, labels == k + 1) for k in order]
 
 
