@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from qtpy.QtCore import QEvent
 
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.sam_annotator.controller import AnnotatorController
@@ -35,6 +36,7 @@ class AnnotatorWidget(AnnotatorPanel):
 
     title: ClassVar[str] = "Annotator"
     kind: ClassVar[str] = "annotator"
+    _docked = False
     ndim: ClassVar[int] = 2
 
     def __init__(
@@ -69,6 +71,14 @@ class AnnotatorWidget(AnnotatorPanel):
         """The panel was closed."""
         self.controller.close()
         super().closeEvent(event)
+
+    def event(self, event: Any) -> bool:
+        """The panel was taken out of the window, which is how napari closes it."""
+        if event.type() == QEvent.Type.ParentChange:
+            was_docked, self._docked = self._docked, self.parent() is not None
+            if was_docked and not self._docked:
+                self.controller.close()
+        return super().event(event)
 
 
 @dataclass(frozen=True)

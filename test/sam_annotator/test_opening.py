@@ -93,7 +93,11 @@ def test_embeddings_of_a_script_are_used_and_those_of_another_model_refused(
     second = Window(viewer, panels[0])
     second.ready()
     assert second.labels("committed").shape == (192, 100)
-    second.controller.close()
+    assert any("S" == str(key) for key in viewer.keymap)
+    viewer.window.remove_dock_widget(second.widget)  # as the cross of the dock does
+    second.settle()
+    assert second.controller._closed and not viewer.keymap
+    assert not [call for call in viewer.mouse_drag_callbacks if "CanvasTools" in repr(call)]
 
 
 def test_the_command_takes_all_flags_and_refuses_what_is_not_there(tmp_path, capsys, monkeypatch):

@@ -290,6 +290,11 @@ def test_jobs_errors_and_closing(open_2d, image, tmp_path, monkeypatch):
     assert str(locked) in window.status and window.status.endswith(".")
     assert not window.widget.status.bar.isVisible()
 
+    embedding.store.line.setText("/sys/cells.zarr")  # read-only for everybody, also for root
+    window.press(embedding.compute)
+    window.wait(lambda: window.widget.status.kind == "error" and "/sys" in window.status)
+    assert "writable" in window.status
+
     embedding.store.line.setText("")
     embedding.tiling.setCurrentIndex(embedding.tiling.findData("own"))
     for spin, value in zip(embedding.tile.findChildren(type(embedding.halo.children()[1])), (192, 192)):
