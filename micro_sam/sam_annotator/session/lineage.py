@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -125,7 +125,7 @@ class Draft:
     """
 
     tracks: tuple[int, ...] = (1,)
-    lineage: Lineage = Lineage()
+    lineage: Lineage = field(default_factory=Lineage)
     fixed: tuple[tuple[int, int], ...] = ()
 
     def divided(self, mother: int, daughters: Sequence[int]) -> Draft:

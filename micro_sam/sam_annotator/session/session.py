@@ -218,7 +218,7 @@ class AnnotationSession(SessionState):
             window,
             self.options.preserve_mode,
             self.options.preservation_threshold,
-            self.next_id(COMMITTED),
+            self._first_id(key),
         )
         if not done.ids:
             percent = round(100 * self.options.preservation_threshold)
@@ -231,6 +231,10 @@ class AnnotationSession(SessionState):
         text = f"Committed {_count(len(done.ids), 'object')}"
         self.do("commit", text, values, [written, *self._all_emptied(key)], details)
         return done
+
+    def _first_id(self, key: str) -> int:
+        """The id of the first object of a label array when it is committed."""
+        return self.next_id(COMMITTED)
 
     def _commit_values(self, key: str, done: edits.Commit) -> dict[str, Any]:
         """The values that change with a commit."""

@@ -1,0 +1,405 @@
+"""A session on a time series: prompts belong to tracks, tracks divide, and lineages are undone and restored with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from psygnal import SignalGroupDescriptor
+
+from micro_sam.errors import ParameterError, PromptError
+from micro_sam.instance_segmentation.instances import Instance
+from micro_sam.multi_dimensional_segmentation.shapes import merged
+from micro_sam.sam_annotator.session import edits
+from micro_sam.sam_annotator.session.diff import Diff, bounding_window, united
+from micro_sam.sam_annotator.session.frames import FrameTable, ids_of
+from micro_sam.sam_annotator.session.history import Step
+from micro_sam.sam_annotator.session.lineage import Draft, Lineage, Spans
+from micro_sam.sam_annotator.session.prompts import DIVISION, Prompts, rounded
+from micro_sam.sam_annotator.session.segmentation import Request, Segmentation, own_predictor, segment
+from micro_sam.sam_annotator.session.session import AnnotationSession
+from micro_sam.sam_annotator.session.state import (
+    AUTO,
+    CODECS,
+    COMMITTED,
+    CURRENT,
+    START,
+    Codec,
+    Correction,
+    _what_changed,
+)
+
+_LINEAGE = Codec(Lineage.to_json, Lineage.from_json)
+
+
+@dataclass(frozen=True, eq=False)
+class TrackSegmentation(Segmentation):
+    """The answer to a request about tracks.
+
+    Attributes:
+        tracks: For each of the objects its track.
+    """
+
+    tracks: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class TrackingSession(AnnotationSession):
+    """A time series that is being annotated.
+
+    The current labels hold the tracks of one lineage, the draft, under the ids that they will have when they are
+    committed. Every step that changes committed labels also brings the committed lineage into order.
+
+    Attributes:
+        lineage: Which committed tracks come from which.
+        auto_lineage: Which tracks of the automatic result come from which.
+        draft: The lineage that is being annotated.
+    """
+
+    kind: str = "annotator_tracking"
+    lineage: Lineage = field(default_factory=Lineage)
+    auto_lineage: Lineage = field(default_factory=Lineage)
+    draft: Draft = field(default_factory=Draft)
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+    codecs: ClassVar[Mapping[str, Codec]] = {
+        **CODECS,
+        "lineage": _LINEAGE,
+        "auto_lineage": _LINEAGE,
+        "draft": Codec(Draft.to_json, Draft.from_json),
+    }
+
+    def start(self, shape: Sequence[int]) -> None:
+        """Begin with empty labels and no tracks."""
+        self.lineage, self.auto_lineage, self.draft = Lineage(), Lineage(), Draft()
+        super().start(shape)
+        self.committed_frames = FrameTable(self.labels[COMMITTED])
+
+    # Steps keep labels and lineage together
+
+    def do(
+        self,
+        kind: str,
+        text: str,
+        values: Mapping[str, Any] | None = None,
+        diffs: Iterable[Diff | None] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> Step:
+        """Make a step; see `SessionState.do`. Links that are no longer possible after it are undone with it."""
+        made, changed, said = tuple(diff for diff in diffs if diff is not None), dict(values or {}), dict(details or {})
+        touching = [diff for diff in made if diff.key == COMMITTED]
+        if not self._replaying and (touching or "lineage" in changed):
+            wanted = changed.get("lineage", self.lineage)
+            changed["lineage"] = wanted.consistent(self._spans_after(touching), _lifted(changed, self.correcting))
+            dropped = sorted(set(wanted.links) - set(changed["lineage"].links))
+            said |= {"unlinked": [list(link) for link in dropped]} if dropped else {}
+        return super().do(kind, text, changed, made, said)
+
+    def _spans_after(self, diffs: Sequence[Diff]) -> Spans:
+        """The spans of the committed tracks, if these changes were made."""
+        labels, table = self.labels[COMMITTED], self.committed_frames
+        frames = sorted({frame for diff in diffs for frame in range(diff.window[0].start, diff.window[0].stop)})
+        for diff in diffs:
+            diff.apply(labels)
+        table.forget(frames)
+        spans = table.spans()
+        for diff in reversed(diffs):
+            diff.revert(labels)
+        table.forget(frames)
+        return spans
+
+    def _announce(self, diffs: Sequence[Diff], shown: Diff | None) -> None:
+        for diff in diffs:
+            if diff.key == COMMITTED:
+                self.committed_frames.forget(range(diff.window[0].start, diff.window[0].stop))
+        super()._announce(diffs, shown)
+
+    # Prompts belong to tracks
+
+    def set_prompts(self, prompts: Prompts) -> Step | None:
+        """The prompts were changed; one that says division gives its track two daughters."""
+        prompts = rounded(self._with_tracks(prompts))
+        if prompts == self.prompts:
+            return None
+        draft = self._draft_for(prompts)
+        return self.do("prompts", _what_changed(self.prompts, prompts), {"prompts": prompts, "draft": draft})
+
+    def _with_tracks(self, prompts: Prompts) -> Prompts:
+        """Prompts without a track of the draft belong to its first."""
+        first, known = self.draft.tracks[0], set(self.draft.tracks)
+        points, shapes = (
+            tuple(p if p.track_id in known else replace(p, track_id=first) for p in some)
+            for some in (prompts.points, prompts.shapes)
+        )
+        return Prompts(points, shapes)
+
+    def _draft_for(self, prompts: Prompts) -> Draft:
+        """The draft with daughters for tracks that divide, and without those of divisions that were taken back."""
+        draft, there = self.draft, ids_in_prompts(prompts)
+        for track in draft.tracks:
+            daughters, divides = draft.lineage.daughters(track), division_frame(prompts, track) is not None
+            if divides and not daughters:
+                first = max(self.next_id(self._home), max(draft.tracks) + 1)
+                draft = draft.divided(track, (first, first + 1))
+            elif daughters and not divides and not any(d in there or self._is_drawn(d) for d in daughters):
+                draft = draft.without(daughters)
+        return draft
+
+    @property
+    def _home(self) -> str:
+        """The label array that the draft is for."""
+        return COMMITTED if self.correcting is None else self.correcting.key
+
+    def _is_drawn(self, track: int) -> bool:
+        return bool((self.labels[CURRENT] == track).any())
+
+    def next_id(self, key: str) -> int:
+        """The id for a new object; ids of the draft are taken, too."""
+        number = super().next_id(key)
+        if key != COMMITTED:
+            return number
+        drawn = self.draft.tracks if self.prompts or len(self.draft.tracks) > 1 or self.labels[CURRENT].any() else ()
+        return max(number, max(drawn, default=0) + 1)
+
+    # Segmenting
+
+    def request(self, i: int | None = None, prompts: Prompts | None = None) -> Request:
+        """What is to be segmented in a frame now, for all tracks that have prompts there."""
+        request = super().request(i, None if prompts is None else self._with_tracks(prompts))
+        return replace(request, batched=False)
+
+    def run(self, request: Request) -> TrackSegmentation:
+        """Answer a request track by track; changes nothing, may be called in another thread."""
+        if not self.can_segment:
+            raise PromptError("There are no embeddings of this image yet: compute them first.")
+        if not request.prompts.has_positive and request.start is None:
+            raise PromptError("Nothing in this frame says where the object is: click it, or draw a box around it.")
+        predictor = own_predictor(self.predictor)
+        tracks = [t for t in sorted(ids_in_prompts(request.prompts)) if request.prompts.of_track(t).has_positive]
+        lifted = None if self.correcting is None else self.correcting.label
+        if request.start is not None and lifted in ids_in_prompts(request.prompts):
+            tracks = sorted({*tracks, lifted})
+        objects = []
+        for track in tracks:
+            own = request.prompts.of_track(track)
+            start = request.start if track == lifted else None
+            answer = segment(predictor, self.embeddings, replace(request, prompts=own, start=start))
+            objects.append(merged(answer.found))
+        return TrackSegmentation(request, tuple(objects), tuple(tracks))
+
+    def _answer_diff(self, segmentation: Segmentation) -> Diff | None:
+        """Write the masks of tracks into their frame; a track whose prompts there were removed vanishes from it."""
+        request, tracks = segmentation.request, getattr(segmentation, "tracks", ())
+        gone = self._tracks_without_prompts(request) - set(tracks)
+        found = [(track, shape) for track, shape in zip(tracks, segmentation.objects) if shape is not None]
+        lifted = self._lifted_in(request)
+        if lifted in gone:  # no prompts any more: as it was
+            found.append((lifted, request.start))
+        return self.frame_diff(request.i, found, {*tracks, *gone})
+
+    def _tracks_without_prompts(self, request: Request) -> set[int]:
+        """Tracks whose mask in a frame came from prompts that are gone, or that say that the object is not there."""
+        last = self.history.last
+        before = last.values["prompts"][0] if last is not None and "prompts" in last.values else self.prompts
+        had = ids_in_prompts(before.in_slice(request.i)) | ids_in_prompts(request.prompts)
+        return {track for track in had if not request.prompts.of_track(track).has_positive}
+
+    def _lifted_in(self, request: Request) -> int | None:
+        """The track that is corrected, if it was in this frame."""
+        return None if request.start is None or self.correcting is None else self.correcting.label
+
+    def frame_diff(self, i: int, found: Sequence[tuple[int, Instance]], emptied: set[int]) -> Diff | None:
+        """From the current tracks in a frame to these; the one with the best score has a pixel that several want.
+
+        Args:
+            i: The frame.
+            found: (track, mask).
+            emptied: Tracks that are nowhere else in this frame.
+        """
+        plane = self.labels[CURRENT][i]
+        stale = np.isin(plane, sorted(emptied)) if emptied else np.zeros(plane.shape, bool)
+        window = united([bounding_window(stale), *(shape.window for _, shape in found)])
+        if window is None:
+            return None
+        block = np.where(stale[window], 0, plane[window])
+        for track, shape in sorted(found, key=lambda pair: pair[1].score):
+            inner = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(shape.window, window))
+            block[inner][shape.mask] = track
+        return Diff.between(CURRENT, (slice(i, i + 1), *window), plane[window][None], block[None])
+
+    def painted(self, key: str, window: tuple, before: np.ndarray) -> None:
+        """Labels were painted by hand; in the draft these masks stay as they are when tracks are followed."""
+        now = np.array(self.labels[key][window])
+        diff = Diff.between(key, window, before, now)
+        if diff is None:
+            return
+        values = {"draft": self._draft_with_painted(window, before, now)} if key == CURRENT else {}
+        self.do("paint", "Painted", values, [diff], {"labels": key})
+
+    def _draft_with_painted(self, window: tuple, before: np.ndarray, now: np.ndarray) -> Draft:
+        pairs, known = set(), set(self.draft.tracks)
+        for frame, old, new in zip(range(window[0].start, window[0].stop), before, now):
+            pairs |= {(track, frame) for track in (ids_of(old[old != new]) | ids_of(new[old != new])) & known}
+        return self.draft.with_fixed(pairs)
+
+    # Commit, clear, correct
+
+    def _fresh_draft(self, after: int = 0) -> Draft:
+        return Draft((max(int(self.labels[COMMITTED].max()), after) + 1,))
+
+    def _first_id(self, key: str) -> int:
+        first, taken = self.draft.tracks[0], self.committed_frames.spans()
+        own = key == CURRENT and not any(track in taken for track in self.draft.tracks)
+        return first if own else super()._first_id(key)
+
+    def _commit_values(self, key: str, done: edits.Commit) -> dict[str, Any]:
+        source = self.draft.lineage if key == CURRENT else self.auto_lineage
+        added = source.only(done.ids).renamed(done.ids)
+        values = {**super()._commit_values(key, done), "lineage": self.lineage.merged(added)}
+        last = max(done.ids.values())
+        return values | ({"draft": self._fresh_draft(last)} if key == CURRENT else {"auto_lineage": Lineage()})
+
+    def _cleared_values(self) -> dict[str, Any]:
+        lifted = self.correcting.label if self.correcting is not None and self.correcting.key == COMMITTED else 0
+        return {**super()._cleared_values(), "draft": self._fresh_draft(lifted)}
+
+    def commit(self, key: str = CURRENT) -> edits.Commit | None:
+        """Commit the draft with its lineage, or the automatic result with its lineages; see `AnnotationSession.commit`."""
+        if key == CURRENT and self.correcting is None and self.labels[CURRENT].any():
+            self._check_draft()
+        return super().commit(key)
+
+    def _check_draft(self) -> None:
+        spans = FrameTable(self.labels[CURRENT]).spans()
+        for daughter, mother in self.draft.lineage.links:
+            if daughter in spans and mother in spans and spans[mother][1] >= spans[daughter][0]:
+                raise PromptError(
+                    f"Track {mother} is still there in frame {spans[mother][1]}, but its daughter {daughter} begins in frame "
+                    f"{spans[daughter][0]}: track again with Shift+S, or erase one of them there."
+                )
+
+    def _commit_correction(self) -> None:
+        """Write the corrected track back under its id, and daughters it got under new ones."""
+        self._check_draft()
+        key, label = self.correcting.key, self.correcting.label
+        current, labels = self.labels[CURRENT], self.labels[key]
+        window = bounding_window(current)
+        if window is None:
+            raise PromptError("The corrected track is empty: add a prompt, clear it with Shift+C, or delete it.")
+        block, drawn = np.array(labels[window]), current[window]
+        free = (drawn != 0) & (block == 0)
+        block[free] = drawn[free]
+        ids = sorted(ids_of(block[free]))
+        values = self._cleared_values()
+        name = {COMMITTED: "lineage", AUTO: "auto_lineage"}.get(key)
+        if name is not None:
+            values[name] = self._corrected_lineage(getattr(self, name), label)
+        if key == COMMITTED:
+            values["draft"] = self._fresh_draft(max([*ids, label]))
+        diffs = [Diff.between(key, window, labels[window], block), self._emptied(CURRENT), self._emptied(START)]
+        details = {"ids": ids if key == COMMITTED else [], "labels": key, "label": label}
+        self.do("commit", f"Corrected track {label}", values, diffs, details)
+
+    def _corrected_lineage(self, lineage: Lineage, label: int) -> Lineage:
+        """A lineage with new daughters of a corrected track in the place of earlier ones."""
+        if self.draft.lineage.daughters(label):
+            for daughter in lineage.daughters(label):
+                lineage = lineage.unlinked(daughter)
+        return lineage.merged(self.draft.lineage)
+
+    def correct(self, key: str, label: int) -> None:
+        """Take a track out of its labels and make it the draft, to be corrected with prompts."""
+        if self.correcting is not None:
+            self.commit()
+        if self.labels[CURRENT].any():
+            raise PromptError("There is a current track: commit it with C or clear it with Shift+C first.")
+        label = int(label)
+        window = edits.window_of(self.labels[key], label)
+        mask = self.labels[key][window] == label
+        made = [
+            self._edit(key, edits.delete(self.labels[key], label)),
+            self._edit(CURRENT, (window, np.where(mask, label, 0).astype(np.uint32))),
+            self._edit(START, (window, mask.astype(np.uint8))),
+        ]
+        values = {"correcting": Correction(key, label), "prompts": Prompts(), "draft": Draft((label,))}
+        self.do("correct", f"Took track {label} to correct it", values, made, {"labels": key, "label": label})
+
+    # Tracks that exist
+
+    def split_along(self, key: str, stroke_yx: np.ndarray, i: int | None = None) -> None:
+        """Cut the objects that a stroke crosses, in its frame only: elsewhere they lie somewhere else."""
+        if i is None:
+            super().split_along(key, stroke_yx, i)
+            return
+        labels, parts, diffs, error = self.labels[key], [], [], None
+        for label in edits.along(labels, stroke_yx, i):
+            try:
+                (window, block), new = edits.split(labels[i], label, stroke_yx, self.next_id(key) + len(parts))
+            except PromptError as refused:
+                error = refused
+                continue
+            diffs.append(self._edit(key, ((slice(i, i + 1), *window), block[None])))
+            parts += new
+        if not diffs:
+            raise error or PromptError("The stroke touches no object: draw it across the object to split.")
+        text = f"Split {len(diffs)} object{'s' if len(diffs) > 1 else ''} in frame {i}"
+        self.do("split", text, diffs=diffs, details={"labels": key, "new": parts})
+
+    def merge(self, key: str, ids: Sequence[int]) -> None:
+        """Make several tracks one, with the id of the first, which also gets their daughters."""
+        edit = edits.merge(self.labels[key], ids)
+        first, *others = (int(label) for label in ids)
+        values = {}
+        if key == COMMITTED:
+            lineage = self.lineage
+            for other in others:
+                lineage = lineage.unlinked(other)
+            values["lineage"] = lineage.renamed(dict.fromkeys(others, first))
+        text = f"Merged tracks {', '.join(map(str, [first, *others]))}"
+        self.do("merge", text, values, [self._edit(key, edit)], {"labels": key, "merged": [first, *others]})
+
+    # Results
+
+    def put_tracks(
+        self, key: str, labels: np.ndarray, lineage: Lineage, text: str, kind: str = "load", **details: Any
+    ) -> None:
+        """Replace labels and lineage by a result, or by what was loaded.
+
+        Raises:
+            ParameterError: They have another shape than the series.
+        """
+        expected = self.labels[key].shape
+        if labels.shape != expected:
+            raise ParameterError(f"The tracks have the shape {labels.shape}, but the time series has {expected}.")
+        whole = tuple(slice(0, n) for n in labels.shape)
+        diff = Diff.between(key, whole, self.labels[key], labels.astype(self.labels[key].dtype))
+        values: dict[str, Any] = {"lineage" if key == COMMITTED else "auto_lineage": lineage}
+        if key == COMMITTED and not self.labels[CURRENT].any() and not self.prompts:
+            values["draft"] = Draft((int(labels.max(initial=0)) + 1,))
+        extra = self._model_name() if key == AUTO else {}
+        self.do(kind, text, values, [diff], {**details, **extra})
+
+    def lineages(self) -> list[dict[int, list[int]]]:
+        """The committed lineages: one dict per family, label -> labels of the daughters."""
+        lifted = [self.correcting.label] if self.correcting is not None and self.correcting.key == COMMITTED else []
+        return self.lineage.families([*self.committed_frames.spans(), *lifted])
+
+
+def _lifted(values: Mapping[str, Any], now: Correction | None) -> int | None:
+    """The track that is being corrected after a step."""
+    after = values.get("correcting", now)
+    return after.label if after is not None and after.key == COMMITTED else None
+
+
+def ids_in_prompts(prompts: Prompts) -> set[int]:
+    """The tracks that have prompts."""
+    return {p.track_id for p in (*prompts.points, *prompts.shapes) if p.track_id is not None}
+
+
+def division_frame(prompts: Prompts, track: int) -> int | None:
+    """The last frame of a track that divides, as a prompt says; None if it does not."""
+    own = prompts.of_track(track)
+    frames = [p.i for p in (*own.points, *own.shapes) if p.state == DIVISION]
+    return min(frames, default=None)
