@@ -166,31 +166,36 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
         """Show what to do next, unless there is a message."""
         if self._message is not None or self._closed:
             return
-        session, labels = self.session, self.session.labels
+        session = self.session
         computing = self.jobs.is_running(EMBEDDINGS) or self.jobs.is_running(MODEL)
         if computing and not session.can_segment:
             return
         correcting = session.correcting
         self.panel.status.say(
-            next_step(
+            self.next_step(
                 Situation(
                     has_image=session.image is not None,
                     computing=computing,
                     can_segment=session.can_segment,
                     prompts=len(session.prompts),
                     live=session.options.live,
-                    has_current=bool(labels) and bool(labels[CURRENT].any()),
+                    has_current=session.has(CURRENT),
                     correcting=None if correcting is None else correcting.label,
-                    has_auto=bool(labels) and bool(labels[AUTO].any()),
+                    has_auto=session.has(AUTO),
                     tool=self.tools.tool,
                 )
             )
         )
 
+    def next_step(self, now: Situation) -> str:
+        """What to do next, as a sentence."""
+        return next_step(now)
+
     def close(self) -> None:
         """Let go of everything; layers stay, the journal is finished."""
         if self._closed:
             return
+        self.closing.emit()
         self._closed = True
         for signal, slot in self._links:
             _disconnect(signal, slot)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from psygnal import Signal
 
 from micro_sam.errors import MicroSamError
 from micro_sam.progress import Progress
@@ -14,7 +17,7 @@ from micro_sam.sam_annotator.keys import Keys
 from micro_sam.sam_annotator.layers import AnnotatorLayers
 from micro_sam.sam_annotator.previews import Previews
 from micro_sam.sam_annotator.session.automatic import AutomaticSegmentation
-from micro_sam.sam_annotator.session.loading import ModelChoice
+from micro_sam.sam_annotator.session.loading import ModelChoice, iter_prepare
 from micro_sam.sam_annotator.session.recovery import Unfinished
 from micro_sam.sam_annotator.session.session import AnnotationSession
 
@@ -64,8 +67,21 @@ class Control:
     _message: tuple[str, str] | None
     _closed: bool
 
+    #: Embeddings are complete.
+    embeddings_ready = Signal()
+    #: The annotator is about to let go of everything.
+    closing = Signal()
+    #: Loads the model and computes embeddings.
+    prepare: Callable = staticmethod(iter_prepare)
+    #: The image is chosen, and earlier work on it taken up, by something that leads through several images.
+    is_guided: bool = False
+
     #: Jobs that work on the image.
     image_slots: tuple[str, ...] = (EMBEDDINGS, AUTOMATIC)
+
+    def journal_beside(self) -> str | os.PathLike | None:
+        """What the journal is kept beside; None for the cache."""
+        return self.panel.embedding.embedding_choice().path
 
     def update_hint(self) -> None:
         """Show what to do next, unless there is a message."""

@@ -23,13 +23,13 @@ class ImageControl(Control):
         image = self.layers.read_image(layer)
         if self.session.image is not None:
             self.close_image()
-        beside = self.panel.embedding.embedding_choice().path
         self.layers.set_image(layer)
-        self.session.open(image, beside)
+        self.session.open(image, self.journal_beside())
         self.automatic.forget()
         self._show_whether_ready()
         self.show_layers()
-        self._look_for_unfinished()
+        if not self.is_guided:
+            self._look_for_unfinished()
         self._on_images_changed()
         self.update_hint()
 
@@ -58,14 +58,14 @@ class ImageControl(Control):
     def _on_images_changed(self) -> None:
         layers = self.layers.image_layers()
         current = self.layers.image
-        if current is None and self.session.image is None and len(layers) == 1:
+        if current is None and self.session.image is None and len(layers) == 1 and not self.is_guided:
             self.panel.later(self._choose_only_image)
         self.panel.embedding.set_images([layer.name for layer in layers], None if current is None else current.name)
         self.update_hint()
 
     def _choose_only_image(self) -> None:
         layers = self.layers.image_layers()
-        if self.layers.image is None and self.session.image is None and len(layers) == 1:
+        if self.layers.image is None and self.session.image is None and len(layers) == 1 and not self.is_guided:
             self.choose_image(layers[0])
 
     def _on_image_chosen(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.errors import PromptError
 from micro_sam.sam_annotator.control.base import EMBEDDINGS, MODEL, Control, shown
-from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice, Ready, iter_load_model, iter_prepare
+from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice, Ready, iter_load_model
 
 
 class ModelControl(Control):
@@ -46,7 +46,7 @@ class ModelControl(Control):
         self.panel.embedding.set_running(True)
         self._start(
             EMBEDDINGS,
-            lambda: iter_prepare(session.image, choice, predictor, self.layers.focus),
+            lambda: self.prepare(session.image, choice, predictor, self.layers.focus),
             on_item=functools.partial(self._on_ready, model),
             on_done=functools.partial(self._on_embeddings, with_state),
             on_end=self._on_embedding_end,
@@ -89,6 +89,7 @@ class ModelControl(Control):
             self._prepare_automatic()
         self.say("The embeddings are ready: click an object, or draw a box around it.", "done")
         self.previews.retry()
+        self.embeddings_ready.emit()
 
     def _on_model_changed(self) -> None:
         self._show_whether_ready()

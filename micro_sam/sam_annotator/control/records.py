@@ -19,7 +19,7 @@ class RecordControl(Control):
 
     def _look_for_unfinished(self) -> None:
         image, kind = self.session.image, self.session.kind
-        beside = self.panel.embedding.embedding_choice().path
+        beside = self.journal_beside()
 
         def search():
             yield Progress(0, 0, "Look for earlier work")

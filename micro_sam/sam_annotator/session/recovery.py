@@ -92,8 +92,13 @@ def _roots(image: AnnotatedImage, beside: str | os.PathLike | None) -> list[Path
     own = get_cache_directory() / "journals" / f"{name}-{image.fingerprint[:12]}"
     if beside is None:
         return [own]
+    return [journals_beside(beside), own]
+
+
+def journals_beside(beside: str | os.PathLike) -> Path:
+    """The folder for journals beside a path."""
     beside = Path(beside)
-    return [beside.with_name(f"{beside.name}.journal"), own]
+    return beside.with_name(f"{beside.name}.journal")
 
 
 def _journals(image: AnnotatedImage, beside: str | os.PathLike | None) -> Iterator[Path]:
