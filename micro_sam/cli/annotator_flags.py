@@ -56,12 +56,13 @@ def add_tile_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """How to work."""
+def add_option_flags(parser: argparse.ArgumentParser, with_path: bool = True) -> None:
+    """How to work; ``with_path`` adds ``--commit_path``."""
     group = parser.add_argument_group("annotation")
-    group.add_argument(
-        "--commit_path", type=Path, metavar="FILE", help="Save labels and prompts here after every commit."
-    )
+    if with_path:
+        group.add_argument(
+            "--commit_path", type=Path, metavar="FILE", help="Save labels and prompts here after every commit."
+        )
     group.add_argument(
         "--preserve_mode",
         choices=("objects", "pixels", "none"),
@@ -76,6 +77,7 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
 def annotator_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments that all annotator functions take."""
     tile_shape, halo = tiling(args)
+    path = {"commit_path": None if args.commit_path is None else str(args.commit_path)} if "commit_path" in args else {}
     return {
         "embedding_path": None if args.embedding_path is None else str(args.embedding_path),
         "model_type": args.model_type,
@@ -88,7 +90,7 @@ def annotator_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "normalization": args.normalization,
         "precompute_amg_state": args.precompute_amg_state,
         "prefer_decoder": args.prefer_decoder,
-        "commit_path": None if args.commit_path is None else str(args.commit_path),
+        **path,
         "preserve_mode": args.preserve_mode,
         "live": args.live,
     }

@@ -11,7 +11,13 @@ from micro_sam.sam_annotator.llvm import keep_triton_out
 
 keep_triton_out()
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, {".annotator_2d": ("Annotator2d", "annotator_2d")})
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".annotator_2d": ("Annotator2d", "annotator_2d"),
+        ".image_series_annotator": ("ImageSeriesAnnotator", "image_folder_annotator", "image_series_annotator"),
+    },
+)
 
 
 class _Package(ModuleType):
