@@ -9,8 +9,10 @@ same synthetic patches; the first step is not counted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,7 +46,7 @@ class Clock(torch.optim.AdamW):
     times = []
     def step(self, *args, **kwargs):
         result = super().step(*args, **kwargs)
-        Clock.times.append(time.perf_counter())
+        Clock.times.append([time.perf_counter(), time.process_time()])
         return result
 
 from micro_sam.training import train_sam
@@ -52,7 +54,7 @@ train_sam(
     name="benchmark", model_type=given["encoder"], train_loader=loader(given["steps"]), val_loader=loader(1),
     checkpoint_path=given["checkpoint"], n_iterations=given["steps"], n_objects_per_batch=given["objects"],
     n_sub_iteration=given["rounds"], save_root=given["root"], optimizer_class=Clock, device=given["device"],
-    verify_n_labels_in_loader=None, **given["options"],
+    verify_n_labels_in_loader=None, image_size=given["image_size"], **given["options"],
 )
 print(json.dumps({"times": Clock.times, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 '''
@@ -73,15 +75,18 @@ def make_patches(path: Path, side: int) -> None:
     torch.save(items, path)
 
 
-def measure(python: str, path: list[str], given: dict, options: dict) -> tuple[float, float]:
-    """Median seconds between steps of the optimizer, and peak memory in GiB."""
+def measure(python: str, path: list[str], given: dict, options: dict) -> tuple[float, float, float]:
+    """Median seconds and CPU seconds between steps of the optimizer, and peak memory in GiB."""
     arguments = json.dumps({**given, "path": path, "options": options})
-    result = subprocess.run([python, "-c", _WORKER, arguments], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [python, "-c", _WORKER, arguments], capture_output=True, text=True, check=False, cwd=given["root"]
+    )
     if result.returncode:
         raise SystemExit(result.stderr[-2000:])
     found = json.loads(result.stdout.strip().splitlines()[-1])
-    gaps = sorted(b - a for a, b in zip(found["times"], found["times"][1:]))
-    return gaps[len(gaps) // 2], found["memory"]
+    gaps = [[b - a for a, b in zip(*pair)] for pair in itertools.pairwise(found["times"])]
+    wall, cpu = (statistics.median(gap[i] for gap in gaps) for i in range(2))
+    return wall, cpu, found["memory"]
 
 
 def main() -> None:
@@ -93,14 +98,16 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--image_size", type=int, default=1024, help="side of the encoder's frame; smaller is cheaper")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--few_rounds", action="store_true", help="measure training with 2 rounds with gradients, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _prepare(root, args)
         given = {
             "encoder": args.encoder, "patches": str(root / "patches.pt"), "checkpoint": str(root / "sam.pt"),
-            "root": folder, "steps": args.steps, "objects": args.objects, "rounds": args.rounds,
+            "root": folder, "steps": args.steps, "image_size": args.image_size, "objects": args.objects, "rounds": args.rounds,
             "device": args.device, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         }  # fmt: skip
         rows = [("this package", measure(sys.executable, [], given, {}))]
@@ -110,8 +117,10 @@ def main() -> None:
         if args.public or args.public_path:
             path = [args.public_path] if args.public_path else []
             rows.append(("public package", measure(args.public or sys.executable, path, given, {})))
-    for name, (seconds, memory) in rows:
-        print(f"{name:40s} {seconds:7.2f} s a step   {memory:5.1f} GiB   x {rows[-1][1][0] / seconds:.2f}")
+    last = rows[-1][1]
+    for name, (wall, cpu, memory) in rows:
+        times = f"{wall:7.2f} s ({cpu:.2f} s CPU) a step   {memory:5.1f} GiB"
+        print(f"{name:40s} {times}   x {last[0] / wall:.2f} (CPU x {last[1] / cpu:.2f})")
 
 
 def _prepare(root: Path, args: argparse.Namespace) -> None:
@@ -120,7 +129,7 @@ def _prepare(root: Path, args: argparse.Namespace) -> None:
     from micro_sam.models.build_sam import build_sam
 
     torch.manual_seed(0)
-    torch.save(build_sam(args.encoder).state_dict(), root / "sam.pt")
+    torch.save(build_sam(args.encoder, image_size=args.image_size).state_dict(), root / "sam.pt")
     make_patches(root / "patches.pt", args.patch)
 
 
