@@ -21,7 +21,7 @@ from micro_sam.labels import compute_iou
 LABELS = draw_ellipses((200, 160), 5, (14, 22))
 IMAGE = np.where(LABELS > 0, 220, 20).astype(np.uint8)
 
-LENIENT = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.3}
+LENIENT = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.5}  # the toy model's inner parts have at most 0.85
 
 
 def _matches(found: np.ndarray, truth: np.ndarray = LABELS) -> bool:
