@@ -131,16 +131,36 @@ def iter_automatic_3d(
         raise ParameterError(f"The mask must cover a slice {shape[1:]}, but its shape is {np.shape(mask)}.")
     if out is not None:
         check_out(out, shape, 0)
-    method = choose_method(settings, segmenter)
     inside = None if mask is None else np.asarray(mask) != 0
-    if method == "volume":
-        collect: _Maps | _Objects = _Maps(shape, settings, arguments, inside)
-    else:
-        links = LinkSettings(settings.beta, with_background, settings.gap_closing, settings.min_z_extent)
-        collect = _Objects(shape, links, _slice_arguments(segmenter, arguments, with_background), inside)
+    collect = collector(shape, segmenter, settings, arguments, with_background, inside)
     embeddings = yield from iter_slices(volume, predictor, segmenter, collect, embedding_path, options, mask)
     labels = yield from collect.finish(out)
     return labels, embeddings
+
+
+def collector(
+    shape: tuple[int, int, int],
+    segmenter: Segmenter,
+    settings: VolumeSettings,
+    arguments: dict[str, Any],
+    with_background: bool = True,
+    inside: np.ndarray | None = None,
+) -> _Maps | _Objects:
+    """What takes one slice after another, called with (z, segmenter initialized with it), and whose generator ``finish(out)``
+    makes the labels of the volume from them.
+
+    Args:
+        shape: The volume (ZYX).
+        segmenter: What segments slices.
+        settings: How slices become objects of the volume.
+        arguments: Arguments of the segmenter's ``generate``.
+        with_background: Whether there is background between objects.
+        inside: Where to segment (YX, bool).
+    """
+    if choose_method(settings, segmenter) == "volume":
+        return _Maps(shape, settings, arguments, inside)
+    links = LinkSettings(settings.beta, with_background, settings.gap_closing, settings.min_z_extent)
+    return _Objects(shape, links, _slice_arguments(segmenter, arguments, with_background), inside)
 
 
 def choose_method(settings: VolumeSettings, segmenter: Segmenter) -> Literal["slices", "volume"]:

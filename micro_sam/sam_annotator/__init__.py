@@ -15,6 +15,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         ".annotator_2d": ("Annotator2d", "annotator_2d"),
+        ".annotator_3d": ("Annotator3d", "annotator_3d"),
+        ".annotator_tracking": ("AnnotatorTracking", "annotator_tracking", "create_tracking_menu"),
         ".image_series_annotator": ("ImageSeriesAnnotator", "image_folder_annotator", "image_series_annotator"),
     },
 )

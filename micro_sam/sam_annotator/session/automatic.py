@@ -54,6 +54,10 @@ class AutomaticSegmentation:
         """The image, its embeddings or the model changed."""
         self._ready.clear()
 
+    def release(self, segmenter: Segmenter) -> None:
+        """Do not keep this one any longer."""
+        self._ready = {key: kept for key, kept in self._ready.items() if kept is not segmenter}
+
     def iter_segment(
         self,
         image: AnnotatedImage,

@@ -1,0 +1,110 @@
+"""``micro_sam.annotator_3d``: annotate a volume in a napari window."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from micro_sam.cli.annotator_flags import (
+    add_annotator_flags,
+    add_labels_flags,
+    add_option_flags,
+    annotator_arguments,
+    check_exists,
+)
+from micro_sam.cli.options import check_shared, whole_number
+from micro_sam.cli.runner import Parser, add_common_flags, run_command
+
+_LAZY_FROM = 2**30
+_PROJECTIONS = ("box", "mask", "points", "points_and_mask", "single_point")
+_DESCRIPTION = """\
+Annotate a volume interactively: click an object in a slice, follow it through the volume, commit, next.
+
+  micro_sam.annotator_3d -i volume.tif -m vit_b_em_organelles
+  micro_sam.annotator_3d -i volume.ome.zarr -e volume_embeddings.zarr -s labels.tif --z_limits 10 40
+
+Every step is kept in a journal: after a crash the annotator offers to go on where it stopped."""
+
+
+def build_parser() -> Parser:
+    """The parser of the command."""
+    usage = "%(prog)s -i PATH [-e PATH] [-s PATH] [-m NAME] [more flags, listed below]"
+    parser = Parser(prog="micro_sam.annotator_3d", usage=usage, description=_DESCRIPTION)
+    add_annotator_flags(parser)
+    add_labels_flags(parser)
+    add_option_flags(parser)
+    _add_propagation_flags(parser)
+    add_common_flags(parser)
+    return parser
+
+
+def _add_propagation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("propagation through the volume")
+    group.add_argument("--projection", choices=_PROJECTIONS, help="What a slice's mask becomes in the next.")
+    group.add_argument("--iou_threshold", type=_fraction, metavar="X", help="An object ends below this overlap.")
+    group.add_argument(
+        "--box_extension", type=_size, metavar="X", help="Enlarge boxes: below 1 a fraction, else pixels."
+    )
+    group.add_argument(
+        "--z_limits", type=whole_number(0), nargs=2, metavar=("FIRST", "LAST"), help="The slices to enter."
+    )
+
+
+def _fraction(text: str) -> float:
+    """An argument type: a number from 0 to 1."""
+    value = _size(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+def _size(text: str) -> float:
+    """An argument type: a number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'") from None
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(build_parser(), execute, argv)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Read the volume and open the window."""
+    check_shared(args)
+    check_exists(args.input, "input")
+    check_exists(args.segmentation_result, "segmentation_result")
+    from micro_sam.embeddings import infer_ndim
+    from micro_sam.errors import ImageError, ParameterError
+    from micro_sam.io import load_image_data, open_image
+
+    file = open_image(args.input, args.key)
+    if infer_ndim(tuple(file.shape)) != 3:
+        raise ImageError(
+            f"'{args.input}' has the shape {tuple(file.shape)}, expected a volume; use micro_sam.annotator_2d."
+        )
+    limits = args.z_limits
+    if limits is not None and not limits[0] <= limits[1] < file.shape[0]:
+        raise ParameterError(f"--z_limits must be two slices from 0 to {file.shape[0] - 1} in order, got {limits}.")
+    labels = None
+    if args.segmentation_result is not None:
+        labels = load_image_data(args.segmentation_result, args.segmentation_key)
+    scale = None if file.resolution is None else tuple(file.resolution.scale("zyx"))
+    volume = file.read(lazy=math.prod(file.shape) > _LAZY_FROM)
+    names = ("projection", "iou_threshold", "box_extension", "z_limits")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    from micro_sam.sam_annotator import annotator_3d
+
+    annotator_3d(volume, segmentation_result=labels, scale=scale, **annotator_arguments(args), **options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
