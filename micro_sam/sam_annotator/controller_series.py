@@ -141,11 +141,11 @@ class SeriesController:
         session, reason = self.controller.session, None
         if session.image is None:
             return False
-        if session.labels[CURRENT].any():
+        if session.has(CURRENT):
             reason = "The current object is not committed: commit it [C] or clear it [Shift+C]; or press N again."
-        elif session.labels[AUTO].any():
+        elif session.has(AUTO):
             reason = "The automatic segmentation is not committed: press Commit all; or press N again to go on without."
-        elif not session.labels[COMMITTED].any():
+        elif not session.has(COMMITTED):
             reason = (
                 "No object is committed here: press N again if there is none, or Skip to leave the image for later."
             )
@@ -213,9 +213,7 @@ class SeriesController:
         if before is not None and before in viewer.layers:
             viewer.layers.remove(before)
         self.index, self._opened = opened.index, opened
-        choice = replace(
-            self.annotator.embedding.embedding_choice(), path=self.series.embedding_path(opened.index)
-        )  # fmt: skip
+        choice = replace(self._choice(), path=self.series.embedding_path(opened.index))
         self.annotator.embedding.set_embedding(choice)
         name = _free_name(viewer, self.series.items[opened.index].name)
         controller.choose_image(add_image(viewer, opened.array, self.series.ndim, name, opened.scale))
@@ -319,13 +317,16 @@ class SeriesController:
             yield from ahead.iter_end()
         return (yield from iter_prepare(image, choice, model, focus))
 
+    def _choice(self) -> EmbeddingChoice:
+        return self.annotator.embedding.embedding_choice()
+
     def _on_ready(self) -> None:
         self._keep()
         self.annotator.later(self._look_ahead)
 
     def _keep(self) -> None:
         """Keep embeddings that lie in memory only, as many as is reasonable, for when one comes back."""
-        session, choice = self.controller.session, self.annotator.embedding.embedding_choice()
+        session, choice = self.controller.session, self._choice()
         items = getattr(getattr(session.embeddings, "metadata", None), "n_items", None)
         if choice.path is not None or items is None or items > _KEPT_ITEMS:
             return
@@ -339,7 +340,7 @@ class SeriesController:
         predictor = self.controller.session.predictor
         if target is None or predictor is None:
             return
-        choice = replace(self.annotator.embedding.embedding_choice(), path=self.series.embedding_path(target))
+        choice = replace(self._choice(), path=self.series.embedding_path(target))
         if self.ahead is not None:
             if self.ahead.fits(target, choice, predictor):
                 return
@@ -348,7 +349,18 @@ class SeriesController:
             return
         controller = self.controller
         self.ahead = Ahead(self.series, target, choice, predictor, self._is_busy, controller.layers.focus)
-        self.jobs.start(Job(AHEAD, self.ahead.iter_run))
+        on_error = functools.partial(self._on_ahead_failed, self.ahead)
+        self.jobs.start(Job(AHEAD, self.ahead.iter_run, on_error=on_error))
+
+    def _on_ahead_failed(self, ahead: Ahead, sentence: str) -> None:
+        """An image that cannot be read is known before one comes to it; other errors are shown when one does."""
+        if self._closed or ahead.was_read:
+            return
+        self.series.unreadable[ahead.index] = sentence
+        self._problems.append(sentence)
+        self._show_states()
+        if self._can_move:
+            self._look_ahead()
 
     def _is_busy(self) -> bool:
         return self.controller.jobs.is_running() or self.controller.previews.is_busy

@@ -48,6 +48,7 @@ class Ahead:
         self.index, self.choice, self.predictor = index, choice, predictor
         self._series, self._is_busy, self._focus = series, is_busy, focus
         self.opened: Opened | None = None
+        self.was_read = False
         self.embeddings: ImageEmbeddings | None = None
         self._store: ImageEmbeddings | None = None
         self._progress = Progress(0, 0, "Compute embeddings")
@@ -76,6 +77,7 @@ class Ahead:
             if self._stop.is_set():
                 return
             self.opened = opened = yield from self._series.iter_open(self.index)
+            self.was_read = True
             yield from self._iter_encode(opened)
         finally:
             self._ended.set()

@@ -98,6 +98,8 @@ class Series:
         self.key, self.initial_key = key, initial_key
         self.embedding_folder = None if embedding_folder is None else Path(embedding_folder)
         check_writable(self.folder)
+        if self.embedding_folder is not None and not self.embedding_folder.is_dir():
+            check_writable(self.embedding_folder)
         self._lock = _locked(self.folder)
         try:
             self.record = SeriesRecord(self.folder)

@@ -100,12 +100,6 @@ class SeriesRecord:
         with self._lock:
             self._entries[entry.name] = entry
 
-    def rename(self, name: str, entry: Entry) -> None:
-        """Put an entry in the place of one of another name."""
-        with self._lock:
-            self._entries.pop(name, None)
-        self.remember(entry)
-
 
 def _read(path: Path) -> list[Entry]:
     try:
@@ -174,7 +168,7 @@ def _blocks(path: Path, whole: int) -> Iterable[bytes]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the output folder.
+    """Make a folder for results, if it is not there.
 
     Raises:
         OutputError: It cannot be made or written to.
@@ -182,10 +176,6 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"The output folder '{folder}' cannot be made ({error.strerror}); choose another one."
-        ) from error
+        raise OutputError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another one.") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"The output folder '{folder}' cannot be written to; change its permissions or choose another."
-        )
+        raise OutputError(f"The folder '{folder}' cannot be written to; change its permissions or choose another.")

@@ -17,8 +17,8 @@ _WORDS = {
     "skipped": "skipped",
     "unreadable": "cannot be read",
 }
-_COLORS = {"done": "#2e8b57", "skipped": "#808080", "unreadable": "#c0392b"}
-_LIST_HEIGHT = 104
+_COLORS = {"done": "#5fc38a", "skipped": "#9a9a9a", "unreadable": "#ff7466"}
+_ROWS, _ROW_HEIGHT = 6, 19
 
 
 class SeriesWidget(Section):
@@ -31,11 +31,11 @@ class SeriesWidget(Section):
     done_toggled = Signal(bool)
 
     def __init__(self) -> None:
-        super().__init__("Images", "The images of the series. What is done is written down in the output folder.")
+        super().__init__("1  Images", "The images of the series. What is done is written down in the output folder.")
         self.images = QListWidget()
         self.images.setToolTip("All images and how far they are; click one to go to it. Nothing is lost by going.")
-        self.images.setFixedHeight(_LIST_HEIGHT)
         self.images.setUniformItemSizes(True)
+        self.images.setStyleSheet(f"QListWidget::item {{ height: {_ROW_HEIGHT - 1}px; }}")
         self.images.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.images.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.images.setTextElideMode(Qt.TextElideMode.ElideMiddle)
@@ -64,6 +64,7 @@ class SeriesWidget(Section):
         with quietly(self.images):
             self.images.clear()
             self.images.addItems(list(names))
+        self.images.setFixedHeight(min(len(names), _ROWS) * _ROW_HEIGHT + 6)
         self._names = list(names)
 
     _names: Sequence[str] = ()
@@ -80,7 +81,7 @@ class SeriesWidget(Section):
             self._show(self.images.item(k), k, state, detail)
         finished = sum(state == "done" for state in states)
         place = "" if current is None else f"{current + 1} of {len(states)}"
-        self.heading.setText(f"<b>Image {place}</b> &nbsp; {finished} done")
+        self.heading.setText(f"<b>1  Image {place}</b> &nbsp; {finished} done")
         with quietly(self.images, self.done):
             self.images.setCurrentRow(-1 if current is None else current)
             self.done.setChecked(current is not None and states[current] == "done")
