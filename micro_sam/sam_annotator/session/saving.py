@@ -49,8 +49,14 @@ def iter_save(
     """
     yield Progress(0, 2, "Save labels")
     path = Path(path)
-    write_labels(path, labels, _resolution(scale, unit))
+    write_labels(path, labels, resolution_of(scale, unit))
     yield Progress(1, 2, "Save prompts")
+    write_origins(path, labels, origins, journal)
+    yield Progress(2, 2, "Save prompts")
+
+
+def write_origins(path: Path, labels: np.ndarray, origins: Mapping[int, Prompts], journal: Path | None) -> None:
+    """Write the prompts that objects were made with into ``<name>_prompts.json`` beside their labels."""
     there = set(np.unique(labels).tolist()) - {0}
     described: dict[str, Any] = {
         "labels": path.name,
@@ -59,10 +65,10 @@ def iter_save(
     }
     with replacing(prompts_path(path)) as temporary:
         temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    yield Progress(2, 2, "Save prompts")
 
 
-def _resolution(scale: Sequence[float], unit: str | None) -> Resolution | None:
+def resolution_of(scale: Sequence[float], unit: str | None) -> Resolution | None:
+    """A pixel size as files hold it, None where it is not known."""
     if all(value == 1 for value in scale):
         return None
     axes = "zyx"[-len(scale) :]
