@@ -31,7 +31,10 @@ def _blocks(path: Path, *languages: str) -> list[str]:
 
 def _commands() -> list[tuple[str, str]]:
     lines = [
-        (page.name, line.strip()) for page in PAGES for block in _blocks(page, "bash") for line in block.splitlines()
+        (page.name, line.strip())
+        for page in PAGES
+        for block in _blocks(page, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
     ]
     return [(page, line) for page, line in lines if line.startswith("micro_sam.")]
 
@@ -77,7 +80,8 @@ def test_commands_are_installed(command):
 
 def test_everything_the_package_imports_is_a_declared_dependency():
     distributions = metadata.packages_distributions()
-    declared = {_normal(re.split(r"[\[<>=; ]", entry)[0]) for entry in PROJECT["dependencies"]}
+    for_users = [entry for name, entries in PROJECT["optional-dependencies"].items() if name != "test" for entry in entries]
+    declared = {_normal(re.split(r"[\[<>=; ]", entry)[0]) for entry in (*PROJECT["dependencies"], *for_users)}
     missing = set()
     for path in (ROOT / "micro_sam").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
