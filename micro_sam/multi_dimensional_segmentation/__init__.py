@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".volume": ("segment_mask_in_volume", "iter_segment_masks_in_volume"),
         ".through_time": ("track_mask_through_time", "iter_track_masks"),
         ".propagation": ("iter_propagate", "propagate", "PropagationStep"),
+        ".annotations": ("annotations_of",),
         ".propagation_result": ("PropagationResult", "SliceScore"),
         ".tracking": (
             "track_across_frames",

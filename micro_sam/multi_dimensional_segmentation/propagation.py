@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from micro_sam.embeddings.access import n_slices
-from micro_sam.errors import ParameterError, PromptError
+from micro_sam.errors import ParameterError
 from micro_sam.instance_segmentation.instances import Instance, make_instance
+from micro_sam.multi_dimensional_segmentation.annotations import Annotations, checked, reach_of
 from micro_sam.multi_dimensional_segmentation.fronts import DOWN, UP, Front, Reach, plan_fronts, visits
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
 from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult, SliceScore
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from micro_sam.embedding_access import ImageEmbeddings
 
-Annotations = Mapping[int, Mapping[int, np.ndarray]]
 _TEXT = "Propagate objects"
 
 
@@ -84,8 +84,8 @@ def iter_propagate(
         ParameterError: The embeddings are of an image, or limits, stops or ``out`` do not fit.
     """
     work = _Propagation(predictor, image_embeddings, settings or PropagationSettings(), occupied)
-    reach = _reach(work.n_slices, z_limits, below, above, stops or {}, annotations)
-    shapes = _checked(annotations, work.n_slices, work.decoder.plane)
+    reach = reach_of(work.n_slices, z_limits, below, above, stops or {}, annotations)
+    shapes = checked(annotations, work.n_slices, work.decoder.plane)
     work.start(shapes, out)
     return (yield from work.run(shapes, reach))
 
@@ -115,30 +115,6 @@ def propagate(
     """
     work = iter_propagate(annotations, predictor, image_embeddings, settings, **options)
     return drain(work, verbose, pbar_init, pbar_update)
-
-
-def annotations_of(segmentation: Any, slices: Sequence[int] | None = None) -> dict[int, dict[int, np.ndarray]]:
-    """The annotations in a label volume.
-
-    Args:
-        segmentation: Labels (ZYX), 0 is background; any array that is indexed by slice.
-        slices: The annotated slices; by default all that are not empty.
-
-    Returns:
-        For each label its bool masks (YX) by slice.
-
-    Raises:
-        PromptError: A slice lies outside.
-    """
-    depth = len(segmentation)
-    found: dict[int, dict[int, np.ndarray]] = {}
-    for z in range(depth) if slices is None else slices:
-        if not 0 <= int(z) < depth:
-            raise PromptError(f"Slice {z} is annotated, but the volume has the slices 0 to {depth - 1}.")
-        plane = np.asarray(segmentation[int(z)])
-        for label in np.unique(plane[plane != 0]):
-            found.setdefault(int(label), {})[int(z)] = plane == label
-    return found
 
 
 class _Propagation:
@@ -332,46 +308,3 @@ class _Propagation:
         target = np.array(labels[window])
         target[shape.mask & (target == 0)] = label
         labels[window] = target
-
-
-def _reach(
-    depth: int,
-    z_limits: tuple[int | None, int | None],
-    below: bool,
-    above: bool,
-    stops: Mapping[int, Sequence[int]],
-    annotations: Annotations,
-) -> Reach:
-    first, last = (default if limit is None else int(limit) for limit, default in zip(z_limits, (0, depth - 1)))
-    if not 0 <= first <= last < depth:
-        raise ParameterError(f"z_limits must be two slices from 0 to {depth - 1} in ascending order, got {z_limits}.")
-    for label, slices in stops.items():
-        both = sorted(set(map(int, slices)) & set(annotations.get(label, ())))
-        if both:
-            raise ParameterError(f"Object {label} is annotated in slice {both[0]} and also stopped there; remove one.")
-    return Reach(first, last, below, above, {label: [int(z) for z in slices] for label, slices in stops.items()})
-
-
-def _checked(annotations: Annotations, depth: int, plane: tuple[int, int]) -> dict[int, dict[int, Instance]]:
-    """The annotations as windows."""
-    if not annotations:
-        raise PromptError("There is no annotated object to propagate.")
-    checked: dict[int, dict[int, Instance]] = {}
-    for label, by_slice in annotations.items():
-        if int(label) < 1 or not by_slice:
-            raise PromptError(f"Each object needs an id of at least 1 and an annotated slice, got object {label}.")
-        for z, mask in by_slice.items():
-            checked.setdefault(int(label), {})[int(z)] = _checked_mask(mask, int(label), int(z), depth, plane)
-    return checked
-
-
-def _checked_mask(mask: np.ndarray, label: int, z: int, depth: int, plane: tuple[int, int]) -> Instance:
-    if not 0 <= z < depth:
-        raise PromptError(f"Object {label} is annotated in slice {z}, but the volume has the slices 0 to {depth - 1}.")
-    mask = np.asarray(mask)
-    if mask.shape != tuple(plane):
-        raise PromptError(f"The mask of object {label} in slice {z} must have the shape {plane}, got {mask.shape}.")
-    shape = make_instance(mask != 0)
-    if shape is None:
-        raise PromptError(f"The mask of object {label} in slice {z} is empty; draw it, or leave the slice out.")
-    return shape

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from micro_sam.multi_dimensional_segmentation.annotations import Annotations
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
-from micro_sam.multi_dimensional_segmentation.propagation import Annotations, PropagationStep, iter_propagate
+from micro_sam.multi_dimensional_segmentation.propagation import PropagationStep, iter_propagate
 from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult
 from micro_sam.multi_dimensional_segmentation.volume import iter_segment_masks_in_volume
 from micro_sam.progress import drain

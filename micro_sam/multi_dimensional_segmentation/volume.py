@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from micro_sam.errors import PromptError
+from micro_sam.multi_dimensional_segmentation.annotations import annotations_of
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
-from micro_sam.multi_dimensional_segmentation.propagation import PropagationStep, annotations_of, iter_propagate
+from micro_sam.multi_dimensional_segmentation.propagation import PropagationStep, iter_propagate
 from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult
 from micro_sam.progress import drain
 

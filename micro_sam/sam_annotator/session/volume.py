@@ -19,8 +19,8 @@ import numpy as np
 from psygnal import SignalGroupDescriptor
 
 from micro_sam.errors import PromptError
+from micro_sam.multi_dimensional_segmentation.annotations import annotations_of
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
-from micro_sam.multi_dimensional_segmentation.propagation import annotations_of
 from micro_sam.sam_annotator.session.diff import Diff, Window, bounding_window, united
 from micro_sam.sam_annotator.session.propagation import Plan, ReachedSlice, iter_run
 from micro_sam.sam_annotator.session.segmentation import Request, Segmentation
