@@ -64,9 +64,8 @@ class AnnotatorTracking(AnnotatorWidget):
         self.automatic.add(Folded("Linking of frames", self.automatic.links))
         self.automatic.run.setText("Track all")
         self.automatic.run.setToolTip("Segment all frames and link the objects. Changing parameters later is quick.")
-        self.commit.commit.setText("Commit lineage  [C]")
         self.commit.commit.setToolTip("Add the current lineage to the committed tracks. Key: C.")
-        self.commit.save.setText("Save tracks…")
+        self.commit.save.setText("Save…")
         self.commit.save.setToolTip(
             "Write labels (.tif or .zarr) with a graph (.geff) beside them, or a Cell Tracking Challenge folder."
         )

@@ -185,7 +185,8 @@ class AnnotatorLayers:
             **self._transform(),
         )
         layer.face_color_mode = "cycle"
-        layer.canvas_size_limits = (9, 18)
+        # In a slice without points napari draws one of size 0, which a lower limit would make visible.
+        layer.canvas_size_limits = (9 if self.ndim == 2 else 0, 18)
         self._connect(layer.events.data, self._on_prompts)
         layer.mouse_drag_callbacks.append(self._while_dragging)
         layer.mode = "add"

@@ -13,7 +13,7 @@ from micro_sam.sam_annotator.layers import NEGATIVE, POSITIVE, AnnotatorLayers
 from micro_sam.sam_annotator.session.prompts import DIVISION, SHAPE_KINDS, TRACK, Point, Prompts, Shape
 
 if TYPE_CHECKING:
-    from napari.layers import Points, Shapes, Tracks
+    from napari.layers import Image, Points, Shapes, Tracks
 
 TRACKS_NAME = "tracks"
 STATES = (TRACK, DIVISION)
@@ -31,6 +31,12 @@ class TrackingLayers(AnnotatorLayers):
         super().__init__(viewer, ndim)
         self.tracks: Tracks | None = None
         self._active, self._state = 1, TRACK
+
+    def set_image(self, layer: Image) -> None:
+        """Annotate this layer."""
+        super().set_image(layer)
+        if self.viewer.dims.ndim == 3:
+            self.viewer.dims.axis_labels = ("time", "y", "x")
 
     # Prompts
 

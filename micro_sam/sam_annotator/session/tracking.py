@@ -95,6 +95,7 @@ class TrackingSession(AnnotationSession):
             changed["lineage"] = wanted.consistent(self._spans_after(touching), _lifted(changed, self.correcting))
             dropped = sorted(set(wanted.links) - set(changed["lineage"].links))
             said |= {"unlinked": [list(link) for link in dropped]} if dropped else {}
+        text = text.replace("object", "track") if kind == "commit" else text
         return super().do(kind, text, changed, made, said)
 
     def _spans_after(self, diffs: Sequence[Diff]) -> Spans:

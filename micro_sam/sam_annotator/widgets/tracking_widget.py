@@ -14,13 +14,13 @@ from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
 
 TRACK_TOOLS = {
     "relink": (
-        "Set mother",
+        "Mother",
         "Click a track, then its mother in an earlier frame; click background instead for no mother.",
         "Shift+L",
     ),
     "join": ("Join", "Click a track, then the track as which it goes on: they become one.", "Shift+J"),
     "cut": ("Cut", "In the frame where another track should begin, click the track that is cut there.", "Shift+K"),
-    "erase": ("Remove here", "Click an object to remove it from this frame only.", "Shift+R"),
+    "erase": ("Erase", "Click an object to remove it from this frame only.", "Shift+R"),
 }
 _PROJECTION_TEXTS = {
     "box": "Box",
@@ -29,7 +29,7 @@ _PROJECTION_TEXTS = {
     "points_and_mask": "Points and mask",
     "single_point": "Single point",
 }
-_STATE_TEXTS = {"track": "Goes on", "division": "Divides after this frame"}
+_STATE_TEXTS = {"track": "goes on", "division": "divides [Shift+V]"}
 
 
 class PromptMenu(QWidget):
@@ -120,8 +120,8 @@ class TracksWidget(Section):
         made = list(self.tools.values())
         self.add(*made[:2])
         self.add(*made[2:])
-        self.load_file = button("Load file…", "Labels (.tif) with a graph (.geff) or a table (.txt) beside them.")
-        self.load_folder = button("Load folder…", "A Cell Tracking Challenge folder, or labels or a graph as .zarr.")
+        self.load_file = button("Load file", "Labels (.tif) with a graph (.geff) or a table (.txt) beside them.")
+        self.load_folder = button("Load folder", "A Cell Tracking Challenge folder, or labels or a graph as .zarr.")
         self.load_file.clicked.connect(self._on_file)
         self.load_folder.clicked.connect(self._on_folder)
         self.add(self.load_file, self.load_folder)
