@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QFormLayout
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from micro_sam.errors import MicroSamError, PromptError
 from micro_sam.progress import Progress
@@ -64,6 +64,7 @@ class SeriesController:
         self._saved: int | None = None
         self._asked: tuple | None = None
         self._problems: list[str] = []
+        self._news: list[str] = []
         self._moving = self._closed = False
         self._guide()
         self.keys = Keys({"N": self.next, "Shift-N": self.previous})
@@ -78,11 +79,9 @@ class SeriesController:
         controller.journal_beside = lambda: self.series.journal_beside(self.index)
         controller.embeddings_ready.connect(self._on_ready)
         controller.closing.connect(self.close)
-        embedding = self.annotator.embedding
-        for form in embedding.findChildren(QFormLayout):
-            if form.indexOf(embedding.image) >= 0:
-                form.setRowVisible(embedding.image, False)
-        self.annotator.insert(strip, before=embedding)
+        _hide_row(self.annotator.embedding, self.annotator.embedding.image)
+        _hide_row(self.annotator.commit, self.annotator.commit.path)  # one file cannot hold the labels of all images
+        self.annotator.insert(strip, before=self.annotator.embedding)
         strip.set_images([self.series.file_name(k) for k in range(len(self.series))])
         strip.next_requested.connect(self.next)
         strip.previous_requested.connect(self.previous)
@@ -93,6 +92,8 @@ class SeriesController:
     def begin(self) -> None:
         """Open the first image, or the first that is not done."""
         self._set_moving(True)
+        if self.only_open and self.series.count("open") == 0:
+            self._news.append("All images of the series are done or skipped; click one to look at it again.")
         self._go(self.series.first(self.only_open), 1)
 
     # From image to image
@@ -163,8 +164,8 @@ class SeriesController:
     def _go(self, target: int | None, step: int) -> None:
         """Open an image; the current one stays until it is read."""
         if target is None:
-            self._stay()
             self._say_end()
+            self._stay()
             return
         opened = self.ahead.take_opened() if self.ahead is not None and self.ahead.index == target else None
         if opened is not None:
@@ -191,11 +192,11 @@ class SeriesController:
         if following is not None:
             self._go(following, step)
             return
-        self._stay()
         if step > 0 and self.index is not None:
             self._say_end()
         else:
             self.controller.show_error(sentence)
+        self._stay()
 
     def _stay(self) -> None:
         self._set_moving(False)
@@ -213,6 +214,7 @@ class SeriesController:
         if before is not None and before in viewer.layers:
             viewer.layers.remove(before)
         self.index, self._opened = opened.index, opened
+        self.series.note_opened(opened.index)
         choice = replace(self._choice(), path=self.series.embedding_path(opened.index))
         self.annotator.embedding.set_embedding(choice)
         name = _free_name(viewer, self.series.items[opened.index].name)
@@ -224,7 +226,8 @@ class SeriesController:
 
     def _take_up(self, opened: Opened) -> None:
         """Bring back earlier work on the image."""
-        session, notes, labels = self.controller.session, list(opened.notes), opened.labels
+        session, labels = self.controller.session, opened.labels
+        notes, self._news = [*self._news, *opened.notes], []
         if opened.journal is not None:
             try:
                 session.resume(opened.journal)
@@ -399,6 +402,9 @@ class SeriesController:
             parts += [f"{len(series.unreadable)} cannot be read"] if series.unreadable else []
             text = f"The end of the series: {', '.join(parts)}. Labels lie in '{series.folder.name}'."
         self.controller.say(text, "done")
+        self.strip.say(text)
+        if self._problems:
+            self._problems.insert(0, text)
 
     def show_error(self, text: str) -> None:
         """Show what went wrong."""
@@ -417,6 +423,12 @@ class SeriesController:
         self.jobs.close()
         self.keys.close()
         self.series.close()
+
+
+def _hide_row(section: QWidget, widget: QWidget) -> None:
+    for form in section.findChildren(QFormLayout):
+        if form.indexOf(widget) >= 0:
+            form.setRowVisible(widget, False)
 
 
 def _free_name(viewer: Any, name: str) -> str:

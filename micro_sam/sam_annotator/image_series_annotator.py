@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from micro_sam.errors import MicroSamError
+from micro_sam.errors import MicroSamError, ParameterError
 from micro_sam.models.spec import DEFAULT_MODEL
 from micro_sam.sam_annotator.annotator import AnnotatorWidget
 from micro_sam.sam_annotator.controller_series import SeriesController
@@ -118,7 +118,10 @@ def image_series_annotator(
     Raises:
         InputError: There are no images, or the series is open in another window.
         OutputError: The output folder cannot be written to.
+        ParameterError: An option does not exist here.
     """
+    if "commit_path" in options:
+        raise ParameterError("A series has no commit_path: the labels of each image are saved in the output folder.")
     series = Series(
         images, output_folder, initial_segmentations, is_volumetric, key, initial_segmentation_key, embedding_path
     )

@@ -163,6 +163,15 @@ class Series:
             k += step
         return None
 
+    def note_opened(self, index: int) -> None:
+        """Write down what an image is recognised by, if that was not done, so that its journal is found again.
+
+        Raises:
+            OutputError: It cannot be written down.
+        """
+        if self.entry(index).signature is None:
+            self.mark(index, self.state(index))
+
     def mark(self, index: int, state: State) -> None:
         """Write down that an image is "open", "done" or "skipped".
 

@@ -120,6 +120,7 @@ def make_items(
     if initial is not None and len(initial) != len(images):
         raise InputError(f"There are {len(images)} images but {len(initial)} initial segmentations; give one for each.")
     sources = [_as_source(image) for image in images]
+    _refuse_twice([source for source in sources if isinstance(source, Path)])
     entries = _known(sources, record)
     taken = {name.casefold() for entry in record.entries for name in (entry.name, Path(entry.labels).stem)}
     inputs = {source.resolve() for source in sources if isinstance(source, Path)}
@@ -130,6 +131,14 @@ def make_items(
         record.remember(entries[k])
     given = [None] * len(sources) if initial is None else list(initial)
     return [SeriesItem(s, e.name, None if i is None else _as_source(i)) for s, e, i in zip(sources, entries, given)]
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.absolute() in seen:
+            raise InputError(f"'{path}' is named twice; name every image once.")
+        seen.add(path.absolute())
 
 
 def _as_source(value: Any) -> Any:

@@ -82,21 +82,22 @@ class SeriesRecord:
         return self._entries[name]
 
     def put(self, *entries: Entry) -> None:
-        """Note entries and write the file.
+        """Note entries and write the file. Images that were never looked at are left out.
 
         Raises:
             OutputError: It cannot be written.
         """
         with self._lock:
             self._entries |= {entry.name: entry for entry in entries}
-            content = {"format": FORMAT, "version": VERSION, "images": [asdict(e) for e in self._entries.values()]}
+            known = [asdict(entry) for entry in self._entries.values() if entry.signature is not None]
+            content = {"format": FORMAT, "version": VERSION, "images": known}
             with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
                 json.dump(content, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
 
     def remember(self, entry: Entry) -> None:
-        """Note an entry that says nothing yet; it is written with the next one that does."""
+        """Note an entry without writing the file."""
         with self._lock:
             self._entries[entry.name] = entry
 

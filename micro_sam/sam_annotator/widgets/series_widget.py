@@ -49,6 +49,7 @@ class SeriesWidget(Section):
         self.add(self.note)
         self.done = QCheckBox("Done")
         self.done.setToolTip("Whether this image is done. Next sets it; take it away to come back to the image later.")
+        self.done.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.done.toggled.connect(self.done_toggled)
         self.skip = button("Skip", "Leave this image out for now: it counts as skipped, its objects are kept.")
         self.previous = button("Previous", "Save, and go back to the image before.", "Shift+N")
