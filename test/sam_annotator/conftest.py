@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tracking_toys
 from annotator_toys import discs
 
 from micro_sam.embeddings import precompute_image_embeddings
@@ -40,3 +41,14 @@ def session(image, predictor, embeddings, tmp_path, monkeypatch) -> AnnotationSe
     made.predictor, made.embeddings = predictor, embeddings
     yield made
     made.close_journal()
+
+
+@pytest.fixture(scope="session")
+def movie() -> tuple:
+    """Images, tracked labels and lineages of a cell that divides."""
+    return tracking_toys.movie()
+
+
+@pytest.fixture(scope="session")
+def movie_embeddings(predictor, movie):
+    return precompute_image_embeddings(predictor, movie[0], ndim=3, verbose=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Replayed:
         prompts: The prompts that were not committed yet.
         origins: For committed objects the prompts they were made with.
         header: What the journal says about image, model and version.
+        lineages: Of a time series, one dict per family: track -> daughters.
     """
 
     committed: np.ndarray
@@ -33,6 +34,7 @@ class Replayed:
     prompts: Prompts
     origins: dict[int, Prompts]
     header: dict[str, Any]
+    lineages: list[dict[int, list[int]]] = field(default_factory=list)
 
 
 def replay(folder: str | os.PathLike) -> Replayed:
@@ -49,4 +51,5 @@ def replay(folder: str | os.PathLike) -> Replayed:
     state.replay(records)
     labels = state.labels
     header = dict(records[0].content)
-    return Replayed(labels[COMMITTED], labels[CURRENT], labels[AUTO], state.prompts, state.origins, header)
+    lineages = state.lineages() if hasattr(state, "lineages") else []
+    return Replayed(labels[COMMITTED], labels[CURRENT], labels[AUTO], state.prompts, state.origins, header, lineages)

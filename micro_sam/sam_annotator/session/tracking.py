@@ -92,7 +92,10 @@ class TrackingSession(AnnotationSession):
         touching = [diff for diff in made if diff.key == COMMITTED]
         if not self._replaying and (touching or "lineage" in changed):
             wanted = changed.get("lineage", self.lineage)
-            changed["lineage"] = wanted.consistent(self._spans_after(touching), _lifted(changed, self.correcting))
+            spans = self._spans_after(touching)
+            changed["lineage"] = wanted.consistent(spans, _lifted(changed, self.correcting))
+            if "draft" not in changed and self.draft.tracks[0] in spans and not self._is_drafting:
+                changed["draft"] = Draft((max(spans) + 1,))
             dropped = sorted(set(wanted.links) - set(changed["lineage"].links))
             said |= {"unlinked": [list(link) for link in dropped]} if dropped else {}
         text = text.replace("object", "track") if kind == "commit" else text
@@ -156,13 +159,17 @@ class TrackingSession(AnnotationSession):
     def _is_drawn(self, track: int) -> bool:
         return bool((self.labels[CURRENT] == track).any())
 
+    @property
+    def _is_drafting(self) -> bool:
+        """Whether the ids of the draft are in use."""
+        return bool(self.prompts) or len(self.draft.tracks) > 1 or bool(self.labels[CURRENT].any())
+
     def next_id(self, key: str) -> int:
         """The id for a new object; ids of the draft are taken, too."""
         number = super().next_id(key)
         if key != COMMITTED:
             return number
-        drawn = self.draft.tracks if self.prompts or len(self.draft.tracks) > 1 or self.labels[CURRENT].any() else ()
-        return max(number, max(drawn, default=0) + 1)
+        return max(number, max(self.draft.tracks) + 1) if self._is_drafting else number
 
     # Segmenting
 
