@@ -99,10 +99,81 @@ def annotator_2d_correct(size: tuple[int, int]):
     return window
 
 
+def image_series_annotator(size: tuple[int, int]):
+    """Two images of a series are done, the third is being annotated."""
+    import napari
+    import tifffile
+    from window_driver import Window
+
+    from micro_sam.sam_annotator import image_folder_annotator
+    from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
+    from micro_sam.sample_data import synthetic_data
+
+    folder = Path(os.environ["MICROSAM_CACHEDIR"])
+    (folder / "images").mkdir()
+    made = [synthetic_data((512, 512), seed=seed, diameter=70) for seed in range(1, 6)]
+    for day, (image, _) in enumerate(made, start=1):
+        tifffile.imwrite(folder / "images" / f"nuclei_day_{day}.tif", image)
+    (folder / "images" / "nuclei_day_4_copy.tif").write_bytes(b"a copy that broke off")
+    viewer = napari.Viewer()
+    model = {"model_type": "vit_t_builtin", "device": "cpu", "normalization": "minmax"}
+    image_folder_annotator(folder / "images", folder / "labels", viewer=viewer, return_viewer=True, **model)
+    viewer.window.resize(*size)
+    window = Window(viewer, viewer.window._qt_window.findChild(AnnotatorPanel))
+    for index in range(3):
+        window.wait(lambda index=index: window.widget.series.index == index)
+        window.ready()
+        window.settle(10)
+        chosen = large_objects(made[index][1])
+        for label in chosen[1 : 3 * index + 2]:
+            window.click(*centre(made[index][1], label))
+            window.answered()
+            window.key("C")
+        if index < 2:
+            window.key("N")
+    window.click(*centre(made[2][1], chosen[0]))
+    window.answered()
+    window.settle(40)
+    return window
+
+
+def annotator_3d(size: tuple[int, int]):
+    """Objects were committed, the next one was propagated, and a doubtful slice is looked at."""
+    import napari
+    from window_driver import open_window
+
+    from micro_sam.sam_annotator import Annotator3d
+    from micro_sam.sample_data import synthetic_data
+
+    volume, labels = (array[8:16] for array in synthetic_data((24, 256, 256), seed=4, diameter=34))
+    viewer = napari.Viewer()
+    window = open_window(viewer, Annotator3d, volume, name="nuclei 3d", scale=(2, 1, 1))
+    viewer.window.resize(*size)
+    window.settle(10)
+    window.press(window.widget.embedding.compute)
+    window.wait(lambda: window.session.embeddings is not None and not window.controller.jobs.is_running(), 120)
+    viewer.reset_view()
+    for z, nth in ((4, 1), (4, 2), (4, 3), (2, 0)):
+        viewer.dims.set_current_step(0, z)
+        window.settle(10)
+        label = large_objects(labels[z])[nth]
+        window.click(*centre(labels[z], label))
+        window.answered()
+        window.key("Shift+S")
+        window.wait(lambda: not window.controller.jobs.is_running(), 60)
+        if nth:
+            window.key("C")
+    window.widget.propagation.doubt.setValue(0.85)
+    window.settle(20)
+    return window
+
+
 SCENES: dict[str, Callable] = {
     "annotator_2d": annotator_2d,
     "annotator_2d_automatic": annotator_2d_automatic,
     "annotator_2d_correct": annotator_2d_correct,
+    "annotator_3d": annotator_3d,
+    "image_series_annotator": image_series_annotator,
 }
 
 
