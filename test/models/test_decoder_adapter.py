@@ -163,3 +163,14 @@ def test_a_model_with_its_decoder_is_loaded(tmp_path, tiny_state, decoder_state)
 def test_a_model_without_decoder_says_what_to_use_instead(tiny_checkpoint):
     with pytest.raises(CheckpointError, match="no instance segmentation decoder: use automatic mask .*vit_t_builtin"):
         get_predictor_and_decoder("vit_t", tiny_checkpoint, "cpu")
+
+
+def test_training_computes_the_same_maps_in_another_order():
+    torch.manual_seed(0)
+    decoder = UNETRDecoder(widths=WIDTHS, image_size=64)
+    for part in decoder.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.track_running_stats, part.running_mean, part.running_var = False, None, None
+    features = torch.randn(1, 256, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(decoder.train().maps(features), decoder.eval().maps(features), atol=1e-4)
