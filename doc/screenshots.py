@@ -168,11 +168,48 @@ def annotator_3d(size: tuple[int, int]):
     return window
 
 
+def annotator_tracking(size: tuple[int, int]):
+    """A division was tracked through time; some tracks are committed."""
+    import napari
+    from window_driver import open_window
+
+    from micro_sam.sam_annotator import AnnotatorTracking
+    from micro_sam.sample_data import synthetic_timeseries
+
+    series = synthetic_timeseries((6, 192, 192), seed=5, diameter=30)
+    labels, mother, daughters = series.labels, 6, (16, 17)
+    viewer = napari.Viewer()
+    window = open_window(viewer, AnnotatorTracking, series.images, name="nuclei")
+    viewer.window.resize(*size)
+    window.settle(10)
+    window.press(window.widget.embedding.compute)
+    window.wait(lambda: window.session.embeddings is not None and not window.controller.jobs.is_running(), 120)
+    window.controller.begin_with(np.where(np.isin(labels, (mother, *daughters)) | (labels % 3 == 0), 0, labels))
+    viewer.reset_view()
+    for frame, division in ((0, False), (2, True)):
+        viewer.dims.set_point(0, frame)
+        window.settle(5)
+        if division:
+            window.key("Shift+V")
+        window.click(*centre(labels[frame], mother))
+        window.answered()
+        window.settle(5)
+    for daughter in daughters:
+        window.click(*centre(labels[3], daughter))
+        window.answered()
+        window.settle(5)
+    window.key("Shift+S")
+    window.wait(lambda: not window.controller.jobs.is_running())
+    window.settle(20)
+    return window
+
+
 SCENES: dict[str, Callable] = {
     "annotator_2d": annotator_2d,
     "annotator_2d_automatic": annotator_2d_automatic,
     "annotator_2d_correct": annotator_2d_correct,
     "annotator_3d": annotator_3d,
+    "annotator_tracking": annotator_tracking,
     "image_series_annotator": image_series_annotator,
 }
 

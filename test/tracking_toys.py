@@ -11,6 +11,8 @@ from micro_sam.sample_data import synthetic_timeseries
 
 #: The cell that divides: there in frames 0 and 1; its daughters in frames 2 and 3.
 MOTHER, DAUGHTERS = 6, (16, 17)
+#: A cell that is there in all frames and touches no other.
+ALONE = 3
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from annotator_toys import iou
-from tracking_toys import DAUGHTERS, MOTHER, centre
+from tracking_toys import ALONE, DAUGHTERS, MOTHER, centre
 from window_driver import Window, open_window
 
 from micro_sam.cli import annotator_tracking as command
@@ -220,8 +220,7 @@ def test_work_on_tracks_comes_back_in_a_new_window(open_tracking, movie):
     window.hover(*centre(MOTHER, 1))
     window.key("Shift+K")
     window.key("Shift+V")
-    label = next(t for t in (2, 4, 7, 8) if all((plane == t).any() for plane in movie[1]))
-    click(window, label, 1)
+    click(window, ALONE, 1)
     committed, draft, lineage = window.labels("committed").copy(), window.session.draft, window.session.lineage
     assert len(draft.tracks) == 3
     window.viewer.close()
@@ -241,8 +240,7 @@ def test_work_on_tracks_comes_back_in_a_new_window(open_tracking, movie):
 
 def test_tracking_is_cancelled_and_undone_while_it_runs(open_tracking, movie):
     window = open_tracking()
-    label = next(t for t in (2, 4, 7, 8) if all((plane == t).any() for plane in movie[1]))
-    click(window, label, 0)
+    click(window, ALONE, 0)
     window.key("Shift+S")
     window.wait(lambda: window.labels("current")[1:].any())
     window.key("Ctrl+Z")  # the tracking so far; the rest does not come any more
@@ -257,7 +255,7 @@ def test_tracking_is_cancelled_and_undone_while_it_runs(open_tracking, movie):
     window.controller.follow()  # once more while it runs
     assert window.widget.status.kind == "error" and "already" in window.status
     done(window)
-    assert all(iou(mine, true == label) > 0.8 for mine, true in zip(window.labels("current"), movie[1]))
+    assert all(iou(mine, true == ALONE) > 0.8 for mine, true in zip(window.labels("current"), movie[1]))
     window.key("Shift+C")
     assert not window.labels("current").any()
     window.key("Shift+S")
@@ -269,7 +267,7 @@ def test_the_function_and_the_command_open_tracks(make_napari_viewer, movie, tmp
     import tifffile
 
     write_tracks(tmp_path / "tracked.tif", movie[1], movie[2])
-    tifffile.imwrite(tmp_path / "movie.tif", movie[0], metadata={"axes": "TYX"})
+    tifffile.imwrite(tmp_path / "movie.tif", movie[0], photometric="minisblack", metadata={"axes": "TYX"})
     opened = []
     monkeypatch.setattr(
         "micro_sam.sam_annotator.annotator_tracking",
@@ -291,10 +289,12 @@ def test_the_function_and_the_command_open_tracks(make_napari_viewer, movie, tmp
     window = Window(viewer, viewer.window._qt_window.findChild(AnnotatorPanel))
     window.settle(5)
     assert viewer.layers["tracks"].graph == {d: [MOTHER] for d in DAUGHTERS}
-    AnnotatorTracking(viewer, reset_state=False)  # takes over labels and lineage of the one before
-    panel = [p for p in viewer.window._qt_window.findChildren(AnnotatorPanel)]
-    assert not panel or panel[0].controller._closed
-    window.controller.close()
+    second = AnnotatorTracking(viewer, reset_state=False)  # takes over labels and lineage of the one before
+    window.wait(lambda: second.controller.session.lineage.links)
+    assert window.controller._closed
+    np.testing.assert_array_equal(second.controller.session.labels["committed"], labels)
+    assert second.controller.session.lineage == Lineage.of(dict.fromkeys(DAUGHTERS, MOTHER))
+    second.controller.close()
 
 
 def test_the_menu_sets_what_the_next_prompts_say(make_napari_viewer):
