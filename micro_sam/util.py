@@ -25,6 +25,7 @@ __getattr__, __dir__, _names = lazy_names(
         "micro_sam.models.cache": ("get_cache_directory", "microsam_cachedir"),
         "micro_sam.models.download": ("models",),
         "micro_sam.models.device": ("get_device",),
+        "micro_sam.models.peft_export": ("export_custom_qlora_model",),
         "micro_sam.models.spec": ("get_model_names",),
         "micro_sam.models.export": ("export_custom_sam_model",),
         "micro_sam.progress": ("handle_pbar",),

@@ -15,7 +15,11 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".device": ("explain_device", "get_device"),
         ".download": ("models",),
         ".export": ("export_custom_sam_model",),
+        ".peft_export": ("export_custom_qlora_model",),
+        ".peft_sam": ("PEFT_Sam",),
         ".predictor": ("SamPredictor", "get_sam_model"),
+        ".sam_3d_wrapper": ("get_sam_3d_model",),
+        ".simple_sam_3d_wrapper": ("get_simple_sam_3d_model",),
         ".spec": ("BUILTIN_MODEL", "DEFAULT_MODEL", "ModelSpec", "get_model_names", "get_spec", "model_names"),
     },
 )
