@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -20,6 +22,8 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 PANEL_WIDTH = 300
+
+Input = TypeVar("Input", bound=QWidget)
 
 
 class Section(QFrame):
@@ -115,6 +119,15 @@ def caption(text: str) -> QLabel:
     made.setWordWrap(True)
     made.setStyleSheet("color: gray;")
     return made
+
+
+def narrow(widget: Input) -> Input:
+    """An input that takes no more than the width there is."""
+    if isinstance(widget, QComboBox):
+        widget.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        widget.setMinimumContentsLength(8)
+    widget.setMinimumWidth(70)
+    return widget
 
 
 @contextmanager

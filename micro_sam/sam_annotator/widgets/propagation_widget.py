@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from micro_sam.multi_dimensional_segmentation.projection import PROJECTIONS, Projection, PropagationSettings
-from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, caption, quietly
+from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, caption, narrow, quietly
 
 _PROJECTION_TEXTS = {
     "box": ("Box", "The box around the mask of the neighbouring slice; for compact objects."),
@@ -56,7 +56,7 @@ class PropagationWidget(Section):
         self.first, self.last = _slice_box("The first slice to enter."), _slice_box("The last slice to enter.")
         self.box.addLayout(self._limits())
         self.add(Folded("Propagation settings", self._settings()))
-        self.heading_of_list = caption("Doubtful slices: click to look, then add prompts there.")
+        self.heading_of_list = caption("Doubtful slices, click to look [J]:")
         self.slices = QListWidget()
         self.slices.setToolTip("Slices of the current object that are least certain. Key for the next one: J.")
         self.slices.setFixedHeight(_ROWS * 19 + 6)
@@ -85,12 +85,12 @@ class PropagationWidget(Section):
         form = QFormLayout(content)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
-        self.projection = QComboBox()
+        self.projection = narrow(QComboBox())
         for name in PROJECTIONS:
             text, tooltip = _PROJECTION_TEXTS[name]
             self.projection.addItem(text, name)
             self.projection.setItemData(self.projection.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
-        self.iou, self.extension, self.doubt = QDoubleSpinBox(), QDoubleSpinBox(), QDoubleSpinBox()
+        self.iou, self.extension, self.doubt = (narrow(QDoubleSpinBox()) for _ in range(3))
         self.splits = QCheckBox()
         help = {name: item.metadata for name, item in PropagationSettings.__dataclass_fields__.items()}
         for name, widget in (

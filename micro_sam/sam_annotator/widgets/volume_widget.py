@@ -6,7 +6,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox, QVBoxLayout, QWidget
 
 from micro_sam.multi_dimensional_segmentation.volume_settings import VolumeSettings
-from micro_sam.sam_annotator.widgets.parts import Folded, quietly
+from micro_sam.sam_annotator.widgets.parts import Folded, narrow, quietly
 
 SLICE, VOLUME = "slice", "volume"
 _METHODS = {
@@ -17,6 +17,8 @@ _METHODS = {
     ),
     "slices": ("Link slices", "Slices are segmented one by one, and their objects are linked."),
 }
+
+_LABELS = {"min_z_extent": "Least slices", "z_smoothing": "Smoothing in z", "beta": "Against linking"}
 
 
 class VolumeWidget(QWidget):
@@ -45,12 +47,12 @@ class VolumeWidget(QWidget):
         form = QFormLayout(content)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(2)
-        self.method = QComboBox()
+        self.method = narrow(QComboBox())
         for name, (text, tooltip) in _METHODS.items():
             self.method.addItem(text, name)
             self.method.setItemData(self.method.count() - 1, tooltip, 3)
-        self.gap, self.extent = QSpinBox(), QSpinBox()
-        self.smoothing, self.beta = QDoubleSpinBox(), QDoubleSpinBox()
+        self.gap, self.extent = narrow(QSpinBox()), narrow(QSpinBox())
+        self.smoothing, self.beta = narrow(QDoubleSpinBox()), narrow(QDoubleSpinBox())
         self.smoothing.setRange(0.0, 50.0)
         self.smoothing.setSingleStep(0.5)
         self.beta.setRange(0.01, 0.99)
@@ -58,7 +60,7 @@ class VolumeWidget(QWidget):
         for name, widget in self._inputs().items():
             metadata = VolumeSettings.__dataclass_fields__[name].metadata
             widget.setToolTip("How slices become objects." if name == "volume_method" else metadata["help"])
-            form.addRow(metadata["label"], widget)
+            form.addRow(_LABELS.get(name, metadata["label"]), widget)
             if not isinstance(widget, QComboBox):
                 widget.setKeyboardTracking(False)
                 widget.valueChanged.connect(lambda _: self.settings_changed.emit())
