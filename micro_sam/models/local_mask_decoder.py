@@ -161,7 +161,7 @@ class LocalMaskDecoder:
         kernels = torch.stack([networks[m](tokens[1 + i]) for i, m in enumerate(masks)])
         ious = self._decoder.iou_prediction_head(tokens[0])[masks.start : masks.stop].float()
         logits = self._upscaled(image, kernels, window)
-        if _reaches_border(logits, window, self.grid, threshold):
+        if reaches_border(logits, window, self.grid, threshold):
             window = (0, self.grid[0], 0, self.grid[1])
             logits = self._upscaled(image, kernels, window)
         return LocalMasks(logits, window, ious)
@@ -302,7 +302,7 @@ def _project(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
 
 
-def _reaches_border(logits: torch.Tensor, window: Window, grid: tuple[int, int], threshold: float) -> bool:
+def reaches_border(logits: torch.Tensor, window: Window, grid: tuple[int, int], threshold: float) -> bool:
     """Whether a mask may go on outside of its window: whether it comes so near that its edge depends on what lies there."""
     y0, y1, x0, x1 = window
     sides = []

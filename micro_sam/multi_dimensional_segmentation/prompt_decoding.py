@@ -10,7 +10,7 @@ import torch
 
 from micro_sam.instance_segmentation.instances import Instance, make_instance
 from micro_sam.mask_decoding import Prompts, Upscaler, decode_batches, scale_xy
-from micro_sam.models.local_mask_decoder import LocalMaskDecoder, MaskPatch
+from micro_sam.models.local_mask_decoder import LocalMaskDecoder, MaskPatch, reaches_border
 from micro_sam.multi_dimensional_segmentation.mask_prompts import (
     OUTSIDE,
     box_of,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: A mask with its logits in the mask's window.
 Decoded = tuple[Instance, np.ndarray]
+_TOKEN = 4  # pixels of a low resolution mask along the side of an image token
 _Low = tuple[torch.Tensor, tuple[int, int, int, int], float]
 
 
@@ -44,8 +45,7 @@ class PromptDecoder:
         self._image_size = predictor.model.image_encoder.img_size
         self._threshold = float(predictor.model.mask_threshold)
         self._upscaler = Upscaler.of(predictor)
-        is_local = LocalMaskDecoder.weights_of(predictor.model.mask_decoder, predictor.features) is not None
-        self._decode = self._locally if is_local else self._everywhere
+        self._decode = self._locally if _is_local(predictor) else self._everywhere
 
     def __call__(self, shapes: Sequence[Instance]) -> Iterator[tuple[int, list[Decoded]]]:
         """For each mask (its index) what is decoded from it: one mask, or three if the prompts are ambiguous."""
@@ -86,26 +86,33 @@ class PromptDecoder:
             boxes = torch.as_tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32, device=device)
         if self._settings.projection.mask:
             masks = [MaskPatch(torch.as_tensor(patch), window) for patch, window in self._patches(shapes)]
-        windows = [
-            window_around(self._box(shape), self._size, self._input_size, decoder.grid, self._image_size)
-            for shape in shapes
-        ]
+        windows = [self._window(shape, decoder.grid) for shape in shapes]
         multimask = self._settings.projection.is_ambiguous
         for found in decoder(points, boxes, masks, windows, multimask, self._threshold):
-            y0, y1, x0, x1 = (4 * side for side in found.window)
+            y0, y1, x0, x1 = (_TOKEN * side for side in found.window)
             yield [(logits, (y0, y1, x0, x1), float(iou)) for logits, iou in zip(found.logits, found.ious, strict=True)]
 
     def _everywhere(self, shapes: Sequence[Instance], prompts: Prompts) -> Iterator[list[_Low]]:
-        """Masks of the whole image, by whatever decoder the model has."""
+        """The same from masks of the whole image, by whatever decoder the model has."""
         masks = None
         if self._settings.projection.mask:
             masks = np.stack([whole_logits_of(*patch) for patch in self._patches(shapes)])
         prompts = Prompts(prompts.points, prompts.labels, prompts.boxes, masks)
         multimask = self._settings.projection.is_ambiguous
+        found = iter(shapes)
         for _, logits, ious in decode_batches(self._predictor, prompts, multimask, self._batch_size):
-            window = (0, logits.shape[-2], 0, logits.shape[-1])
+            grid = logits.shape[-2] // _TOKEN, logits.shape[-1] // _TOKEN
             for one, scores in zip(logits, ious, strict=True):
-                yield [(mask, window, float(score)) for mask, score in zip(one, scores, strict=True)]
+                y0, y1, x0, x1 = window = self._window(next(found), grid)
+                near = one[:, _TOKEN * y0 : _TOKEN * y1, _TOKEN * x0 : _TOKEN * x1]
+                if reaches_border(near, window, grid, self._threshold):
+                    near, (y0, y1, x0, x1) = one, (0, grid[0], 0, grid[1])
+                place = (_TOKEN * y0, _TOKEN * y1, _TOKEN * x0, _TOKEN * x1)
+                yield [(mask, place, float(score)) for mask, score in zip(near, scores, strict=True)]
+
+    def _window(self, shape: Instance, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Where to look for an object, in image tokens; what the model marks far away from it is not part of it."""
+        return window_around(self._box(shape), self._size, self._input_size, grid, self._image_size)
 
     def _upscaled(self, logits: torch.Tensor, place: tuple[int, int, int, int], score: float) -> Decoded | None:
         """A mask in pixels of the image, from a window of low resolution logits."""
@@ -125,3 +132,9 @@ class PromptDecoder:
         if shape is None:
             return None
         return shape, values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, (y, x)))]
+
+
+def _is_local(predictor: SamPredictor) -> bool:
+    """Whether to decode around objects, one after another; a GPU is faster with all of them at once."""
+    on_cpu = predictor.features.device.type == "cpu"
+    return on_cpu and LocalMaskDecoder.weights_of(predictor.model.mask_decoder, predictor.features) is not None
