@@ -163,7 +163,7 @@ def annotator_3d(size: tuple[int, int]):
         window.wait(lambda: not window.controller.jobs.is_running(), 60)
         if nth:
             window.key("C")
-    window.widget.propagation.doubt.setValue(0.85)
+    window.widget.propagation.doubt.setValue(0.71)
     window.settle(20)
     return window
 

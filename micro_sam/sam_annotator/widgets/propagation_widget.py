@@ -59,7 +59,7 @@ class PropagationWidget(Section):
         self.heading_of_list = caption("Doubtful slices, click to look [J]:")
         self.slices = QListWidget()
         self.slices.setToolTip("Slices of the current object that are least certain. Key for the next one: J.")
-        self.slices.setFixedHeight(_ROWS * 19 + 6)
+        self.slices.setFixedHeight(_ROWS * 15 + 6)
         self.slices.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.slices.itemClicked.connect(lambda item: self.slice_chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
         self.add(self.heading_of_list)
@@ -71,7 +71,7 @@ class PropagationWidget(Section):
         line.setSpacing(3)
         for which, (text, box) in enumerate((("Slices", self.first), ("to", self.last))):
             here = QToolButton()
-            here.setText("here")
+            here.setText("⌖")
             here.setToolTip(f"{'First' if which == 0 else 'Last'} slice: the one that you look at.")
             here.clicked.connect(lambda _=False, which=which: self.limit_here.emit(which))
             line.addWidget(QLabel(text))
@@ -161,5 +161,6 @@ def _slice_box(tooltip: str) -> QSpinBox:
     made.setRange(0, 0)
     made.setKeyboardTracking(False)
     made.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    made.setStyleSheet("QSpinBox { min-width: 30px; padding: 1px 2px; }")
     made.setMinimumWidth(44)
     return made
