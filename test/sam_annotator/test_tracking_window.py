@@ -248,9 +248,11 @@ def test_tracking_is_cancelled_and_undone_while_it_runs(open_tracking, movie):
     assert not window.controller.jobs.is_running() and not window.labels("current")[1:].any()
     assert window.labels("current")[0].any()
     window.key("Shift+S")
+    window.key("C")  # would commit what was tracked, but it is cancelled
     window.controller.cancel()
     window.settle(20)
     assert "Cancelled" in window.status and not window.controller.jobs.is_running()
+    assert not window.labels("committed").any()
     window.key("Shift+S")
     window.controller.follow()  # once more while it runs
     assert window.widget.status.kind == "error" and "already" in window.status

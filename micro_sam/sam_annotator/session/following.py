@@ -16,7 +16,8 @@ from micro_sam.sam_annotator.session.diff import Diff
 from micro_sam.sam_annotator.session.frames import ids_of
 from micro_sam.sam_annotator.session.segmentation import Request, own_predictor
 from micro_sam.sam_annotator.session.state import COMMITTED, CURRENT
-from micro_sam.sam_annotator.session.tracking import TrackingSession, TrackSegmentation, division_frame
+from micro_sam.sam_annotator.session.track_prompts import TrackSegmentation, division_frame
+from micro_sam.sam_annotator.session.tracking import TrackingSession
 
 if TYPE_CHECKING:
     from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult

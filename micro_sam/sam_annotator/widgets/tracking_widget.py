@@ -41,6 +41,9 @@ class PromptMenu(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.track, self.state = QComboBox(), QComboBox()
+        for combo, width in ((self.track, 4), (self.state, 6)):
+            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            combo.setMinimumContentsLength(width)
         self.track.setToolTip("The track that the next prompts belong to. Key: Shift+N for the next one.")
         self.state.setToolTip(
             "Whether the object goes on. A prompt on a mother in her last frame that says 'divides' starts two daughter "
