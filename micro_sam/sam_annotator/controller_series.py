@@ -16,7 +16,7 @@ from micro_sam.progress import Progress
 from micro_sam.sam_annotator.control.base import shown
 from micro_sam.sam_annotator.jobs import Job, JobRunner
 from micro_sam.sam_annotator.keys import Keys
-from micro_sam.sam_annotator.layers import add_image
+from micro_sam.sam_annotator.layers import POSITIVE, add_image
 from micro_sam.sam_annotator.session.ahead import Ahead, Work
 from micro_sam.sam_annotator.session.loading import EmbeddingChoice, Ready, iter_prepare
 from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, LAYER_PREFIX
@@ -218,11 +218,21 @@ class SeriesController:
         choice = replace(self._choice(), path=self.series.embedding_path(opened.index))
         self.annotator.embedding.set_embedding(choice)
         name = _free_name(viewer, self.series.items[opened.index].name)
-        controller.choose_image(add_image(viewer, opened.array, self.series.ndim, name, opened.scale))
+        layer = add_image(viewer, opened.array, self.series.ndim, name, opened.scale)
+        viewer.layers.move(viewer.layers.index(layer), 0)  # below the labels, which stay for all images
+        controller.choose_image(layer)
         self._take_up(opened)
+        self._begin_with_points()
         viewer.reset_view()
         controller.compute_with(self.annotator.embedding.model_choice(), choice, self.with_state)
         self._stay()
+
+    def _begin_with_points(self) -> None:
+        """An image begins with positive points, whatever the last one ended with."""
+        controller = self.controller
+        if controller.layers.point_label != POSITIVE:
+            controller.toggle_label()
+        controller.use_prompt_tool("point")
 
     def _take_up(self, opened: Opened) -> None:
         """Bring back earlier work on the image."""

@@ -120,11 +120,13 @@ class AnnotatorLayers:
         self._connect(layer.events.data, lambda event: None if self._muted else self.image_replaced.emit())
         for name in ("scale", "translate", "rotate", "shear", "affine"):
             self._connect(getattr(layer.events, name), self._on_moved)
+        self._on_moved()
 
     def _on_moved(self, event: Any = None) -> None:
         for layer in self.own():
             for name, value in self._transform().items():
-                setattr(layer, name, value)
+                if not np.array_equal(np.asarray(getattr(layer, name)), np.asarray(value)):  # it draws everything anew
+                    setattr(layer, name, value)
 
     def _transform(self) -> dict[str, Any]:
         """Where the layers lie in the world: where the image lies."""
@@ -218,12 +220,15 @@ class AnnotatorLayers:
     def retire(self) -> None:
         """Keep committed labels of an earlier image as a layer of the person, and take the other layers away.
 
-        With ``keeps_committed`` off they are taken away, too.
+        With ``keeps_committed`` off all layers stay, for the next image of the same kind: making them anew takes seconds.
         """
+        if not self.keeps_committed:
+            self.write_prompts(Prompts())
+            return
         with self.muted():
             for key, layer in list(self.labels.items()):
                 self._disconnect_from(layer)
-                if key == COMMITTED and self.keeps_committed and np.any(layer.data):
+                if key == COMMITTED and np.any(layer.data):
                     layer.name, layer.visible = f"{LABEL_NAMES[COMMITTED]} of {self._image_name()}", False
                 elif layer in self.viewer.layers:
                     self.viewer.layers.remove(layer)
