@@ -71,7 +71,8 @@ class PropagationWidget(Section):
         line.setSpacing(3)
         for which, (text, box) in enumerate((("Slices", self.first), ("to", self.last))):
             here = QToolButton()
-            here.setText("⌖")
+            here.setText("here")
+            here.setStyleSheet("QToolButton { padding: 3px; background: rgba(128, 128, 128, 70); border-radius: 2px; }")
             here.setToolTip(f"{'First' if which == 0 else 'Last'} slice: the one that you look at.")
             here.clicked.connect(lambda _=False, which=which: self.limit_here.emit(which))
             line.addWidget(QLabel(text))
