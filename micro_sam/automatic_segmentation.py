@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
@@ -176,7 +176,11 @@ def automatic_instance_segmentation(
 
 
 def open_annotator(
-    image: Any, labels: np.ndarray, embeddings: Any, predictor: SamPredictor, is_tracked: bool = False
+    image: Any,
+    labels: np.ndarray,
+    embeddings: Any,
+    predictor: SamPredictor,
+    lineages: Sequence[Mapping[int, Sequence[int]]] | None = None,
 ) -> None:
     """Open a result in the annotator that fits it.
 
@@ -185,12 +189,13 @@ def open_annotator(
         labels: Its labels.
         embeddings: Its embeddings or the path of their store.
         predictor: The model.
-        is_tracked: Whether it is a tracked time series.
+        lineages: Of a tracked time series, one dict per family, label -> labels of the daughters.
     """
     annotators = _part_of_later_versions("sam_annotator", "annotate=True needs")
     model = predictor.model_name
-    if is_tracked:
-        annotators.annotator_tracking(image, embeddings, model_type=model)
+    if lineages is not None:
+        tracks = (labels, lineages)
+        annotators.annotator_tracking(image, embeddings, model_type=model, tracking_result=tracks)
     else:
         annotator = annotators.annotator_2d if labels.ndim == 2 else annotators.annotator_3d
         annotator(np.asarray(image), embeddings, labels, model_type=model)

@@ -107,5 +107,5 @@ def automatic_tracking(
     if output_path is not None:
         write_tracks(output_path, labels, lineages, resolution)
     if annotate:
-        library.open_annotator(series, labels, embedding_path, predictor, is_tracked=True)
+        library.open_annotator(series, labels, embedding_path, predictor, lineages)
     return (labels, lineages, *embeddings)

@@ -231,7 +231,7 @@ def _process(job: Job, args: argparse.Namespace, predictor: Any, segmenter: Any,
         print(f"{job.path}: overlay -> {job.overlay}")
     sys.stdout.flush()
     if args.annotate:
-        library.open_annotator(pixels, labels, job.embedding_path, predictor, is_tracked=args.tracking)
+        library.open_annotator(pixels, labels, job.embedding_path, predictor, lineages if args.tracking else None)
 
 
 def _count(labels: Any) -> str:

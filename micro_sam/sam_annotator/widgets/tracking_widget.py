@@ -41,7 +41,7 @@ class PromptMenu(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.track, self.state = QComboBox(), QComboBox()
-        for combo, width in ((self.track, 4), (self.state, 6)):
+        for combo, width in ((self.track, 2), (self.state, 4)):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(width)
         self.track.setToolTip("The track that the next prompts belong to. Key: Shift+N for the next one.")
