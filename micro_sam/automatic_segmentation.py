@@ -192,13 +192,22 @@ def open_annotator(
         lineages: Of a tracked time series, one dict per family, label -> labels of the daughters.
     """
     annotators = _part_of_later_versions("sam_annotator", "annotate=True needs")
-    model = predictor.model_name
+    model = _model_arguments(predictor)
     if lineages is not None:
-        tracks = (labels, lineages)
-        annotators.annotator_tracking(image, embeddings, model_type=model, tracking_result=tracks)
+        annotators.annotator_tracking(image, embeddings, tracking_result=(labels, lineages), **model)
     else:
         annotator = annotators.annotator_2d if labels.ndim == 2 else annotators.annotator_3d
-        annotator(np.asarray(image), embeddings, labels, model_type=model)
+        annotator(np.asarray(image), embeddings, labels, **model)
+
+
+def _model_arguments(predictor: SamPredictor) -> dict[str, Any]:
+    """How an annotator loads the same model: by its name, or for a file of one's own by its path."""
+    name, path = predictor.model_name, getattr(predictor, "checkpoint_path", None)
+    try:
+        registered = path is None or str(path) == str(checkpoint_location(get_spec(name)))
+    except UnknownModelError:
+        registered = False
+    return {"model_type": name} if registered else {"model_type": predictor.model_type, "checkpoint_path": path}
 
 
 def segmentation_mode_of(segmenter: Segmenter) -> Mode:

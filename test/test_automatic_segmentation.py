@@ -160,6 +160,21 @@ def test_a_version_without_windows_says_so(with_decoder, monkeypatch):
         automatic_instance_segmentation(*with_decoder, IMAGE, annotate=True, verbose=False)
 
 
+@pytest.mark.parametrize("own_file", [False, True])
+def test_a_result_is_opened_with_the_model_that_made_it(own_file, monkeypatch, tmp_path):
+    from micro_sam import sam_annotator
+    from micro_sam.models.cache import checkpoint_location
+
+    opened = []
+    monkeypatch.setattr(sam_annotator, "annotator_2d", lambda *arguments, **model: opened.append(model))
+    predictor = toy_predictor()
+    predictor.model_name, predictor.model_type = "vit_t_builtin", "vit_t"
+    predictor.checkpoint_path = tmp_path / "my.pt" if own_file else checkpoint_location("vit_t_builtin")
+    library.open_annotator(IMAGE, LABELS, None, predictor)
+    expected = {"model_type": "vit_t", "checkpoint_path": tmp_path / "my.pt"}
+    assert opened == [expected if own_file else {"model_type": "vit_t_builtin"}]
+
+
 def test_a_volume_is_segmented_as_one_and_a_mask_limits_it(with_decoder):
     volume, mask = np.stack([IMAGE] * 5), np.zeros(IMAGE.shape, bool)
     mask[:, :80] = True

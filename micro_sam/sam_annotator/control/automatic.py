@@ -22,7 +22,9 @@ class AutomaticControl(Control):
         modes = modes_of(predictor)
         mode = self._mode_wanted if self._mode_wanted in modes else modes[0]
         self.panel.automatic.set_modes(modes, mode)
-        self.panel.automatic.set_settings(default_settings(mode, predictor.model_name))
+        self.panel.automatic.set_settings(
+            default_settings(mode, predictor.model_name, getattr(predictor, "defaults", None))
+        )
 
     def prefer_mode(self, mode: str | None) -> None:
         """The mode to begin with, if the model can do it."""
@@ -30,8 +32,9 @@ class AutomaticControl(Control):
 
     def _on_mode_chosen(self, mode: str) -> None:
         if mode in SETTINGS:
-            name = getattr(self.session.predictor, "model_name", None)
-            self.panel.automatic.set_settings(default_settings(mode, name) if name else settings_for(mode))
+            predictor = self.session.predictor
+            name, own = getattr(predictor, "model_name", None), getattr(predictor, "defaults", None)
+            self.panel.automatic.set_settings(default_settings(mode, name, own) if name else settings_for(mode))
 
     @shown
     def segment_automatically(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,16 @@ def modes_of(predictor: SamPredictor) -> list[str]:
     return ["ais", "apg", "amg"] if predictor.decoder_state is not None else ["amg"]
 
 
-def default_settings(mode: str, model_name: str | None) -> Any:
-    """The settings of a mode, with the defaults that belong to a model."""
+def default_settings(mode: str, model_name: str | None, own: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
+    """The settings of a mode, with the defaults that belong to a model.
+
+    Args:
+        mode: "amg", "ais" or "apg".
+        model_name: A registered model.
+        own: What a model file of one's own says, by mode; it wins.
+    """
+    if own and mode in own:
+        return settings_for(mode, own[mode])
     try:
         spec = get_spec(model_name) if model_name else None
     except UnknownModelError:
