@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
-from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, quietly
+from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, narrow, quietly
 from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
 
 MODE_TEXTS = {
@@ -31,7 +31,7 @@ class AutomaticWidget(Section):
 
     def __init__(self) -> None:
         super().__init__("3  Segment everything", "Find all objects automatically, correct them, and commit them.")
-        self.mode = QComboBox()
+        self.mode = narrow(QComboBox())
         self.mode.setToolTip("How objects are found.")
         self.mode.currentIndexChanged.connect(lambda _: self.mode_chosen.emit(self.mode.currentData() or ""))
         self.add(self.mode)

@@ -72,7 +72,7 @@ class PropagationWidget(Section):
         for which, (text, box) in enumerate((("Slices", self.first), ("to", self.last))):
             here = QToolButton()
             here.setText("here")
-            here.setStyleSheet("QToolButton { padding: 3px; background: rgba(128, 128, 128, 70); border-radius: 2px; }")
+            here.setStyleSheet("QToolButton { padding: 1px; background: rgba(128, 128, 128, 70); border-radius: 2px; }")
             here.setToolTip(f"{'First' if which == 0 else 'Last'} slice: the one that you look at.")
             here.clicked.connect(lambda _=False, which=which: self.limit_here.emit(which))
             line.addWidget(QLabel(text))
@@ -163,5 +163,5 @@ def _slice_box(tooltip: str) -> QSpinBox:
     made.setKeyboardTracking(False)
     made.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
     made.setStyleSheet("QSpinBox { min-width: 30px; padding: 1px 2px; }")
-    made.setMinimumWidth(44)
+    made.setMinimumWidth(34)
     return made
