@@ -101,8 +101,8 @@ def test_click_propagate_look_at_what_is_doubtful_commit_next(open_3d, volume, l
     assert window.widget.width() <= 320
     headings = [window.widget.sections.itemAt(k).widget() for k in range(1, 7)]
     assert [h.heading.text()[3] for h in headings] == list("123456") and widget.last.value() == 3
-    for part in (widget, window.widget.automatic):
-        assert part.minimumSizeHint().width() <= 275  # nothing is cut off
+    for part in (widget, window.widget.volume):
+        assert part.minimumSizeHint().width() <= 275  # what the 3d annotator adds is not cut off
     look(window, 2)
     window.click(*place(1))
     window.answered()
