@@ -1,34 +1,56 @@
-"""A short movie in which a cell divides, for tests of the tracking annotator."""
+"""Drawn time series of discs with known tracks, and the measures of the Cell Tracking Challenge."""
 
 from __future__ import annotations
 
-from functools import cache
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from ctc_metrics import evaluate_sequence
 
-from micro_sam.labels import interior_point
-from micro_sam.sample_data import synthetic_timeseries
+from micro_sam.io import write_ctc
 
-#: The cell that divides: there in frames 0 and 1; its daughters in frames 2 and 3.
-MOTHER, DAUGHTERS = 6, (16, 17)
-#: A cell that is there in all frames and touches no other.
-ALONE = 3
+Disc = tuple[float, float, float]
+"""Centre (y, x) and radius."""
 
 
-@cache
-def movie() -> tuple[np.ndarray, np.ndarray, list[dict[int, list[int]]]]:
-    """Images (TYX), tracked labels and lineages of four frames."""
-    series = synthetic_timeseries((6, 192, 192), seed=5, diameter=30)
-    labels = series.labels[1:5]
-    there = set(np.unique(labels).tolist()) - {0}
-    mothers = {d: m for family in series.lineages for m, some in family.items() for d in some}
-    links = {d: m for d, m in mothers.items() if d in there and m in there}
-    families = [{t: [d for d in links if links[d] == t] for t in [root, *links]} for root in [MOTHER]]
-    assert links == dict.fromkeys(DAUGHTERS, MOTHER)
-    return series.images[1:5], labels, families + [{t: []} for t in sorted(there - {MOTHER, *DAUGHTERS})]
+def draw_discs(
+    frames: Sequence[Sequence[Disc | None]], shape: tuple[int, int] = (120, 120), seed: int = 0
+) -> np.ndarray:
+    """Draw discs with labels that are different in every frame; None draws nothing.
+
+    Returns:
+        Labels TYX, uint16. Where discs overlap, a pixel belongs to the one whose centre is nearer.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    labels = np.zeros((len(frames), *shape), np.uint16)
+    for frame, discs in enumerate(frames):
+        nearest = np.ones(shape)
+        for disc, label in zip(discs, rng.permutation(np.arange(1, 200)), strict=False):
+            if disc is not None:
+                distance = np.hypot(y - disc[0], x - disc[1]) / disc[2]
+                labels[frame][distance < nearest] = label
+                nearest = np.minimum(nearest, distance)
+    return labels
 
 
-def centre(track: int, frame: int) -> tuple[float, float]:
-    """A pixel in the middle of a cell (y, x)."""
-    y, x = interior_point(movie()[1][frame] == track)
-    return float(y), float(x)
+def label_at(labels: np.ndarray, frame: int, place: Sequence[float]) -> int:
+    """The label at a place (y, x) of a frame."""
+    return int(labels[frame, round(place[0]), round(place[1])])
+
+
+def labels_along(labels: np.ndarray, discs: Sequence[Disc | None]) -> list[int | None]:
+    """The labels of a disc in all frames, None where it was not drawn."""
+    return [None if disc is None else label_at(labels, frame, disc) for frame, disc in enumerate(discs)]
+
+
+def ctc_scores(folder: Path, result: tuple, truth: tuple) -> dict[str, float]:
+    """Measures of (labels, lineages) against the true ones, by the package of the challenge's community."""
+    (folder / "truth").mkdir(parents=True)
+    write_ctc(folder / "result", *result)
+    write_ctc(folder / "truth" / "TRA", *truth, reference=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return evaluate_sequence(str(folder / "result"), str(folder / "truth"), ["Valid", "DET", "TRA"], threads=1)

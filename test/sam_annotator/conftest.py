@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import movie_toys
 import numpy as np
 import pytest
-import tracking_toys
 from annotator_toys import discs
 
 from micro_sam.embeddings import precompute_image_embeddings
@@ -46,7 +46,7 @@ def session(image, predictor, embeddings, tmp_path, monkeypatch) -> AnnotationSe
 @pytest.fixture(scope="session")
 def movie() -> tuple:
     """Images, tracked labels and lineages of a cell that divides."""
-    return tracking_toys.movie()
+    return movie_toys.movie()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from annotator_toys import iou
-from tracking_toys import ALONE, DAUGHTERS, MOTHER, centre
+from movie_toys import ALONE, DAUGHTERS, MOTHER, centre
 
 from micro_sam.errors import InputError, ParameterError, PromptError
 from micro_sam.io import read_tracks, write_ctc, write_geff, write_labels, write_tracks
@@ -257,7 +257,7 @@ def test_tracks_are_read_in_all_forms_they_are_written_in(loaded, movie, tmp_pat
 _WORK = """
 import sys, time
 sys.path[:0] = {path!r}
-from tracking_toys import DAUGHTERS, MOTHER, movie
+from movie_toys import DAUGHTERS, MOTHER, movie
 from micro_sam.sam_annotator.session import COMMITTED, AnnotatedImage, Point, Prompts
 from micro_sam.sam_annotator.session.lineage import Lineage
 from micro_sam.sam_annotator.session.track_edits import cut, set_mother

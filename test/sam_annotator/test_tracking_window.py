@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from annotator_toys import iou
-from tracking_toys import ALONE, DAUGHTERS, MOTHER, centre
+from movie_toys import ALONE, DAUGHTERS, MOTHER, centre
 from window_driver import Window, open_window
 
 from micro_sam.cli import annotator_tracking as command
