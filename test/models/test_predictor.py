@@ -143,6 +143,8 @@ def test_without_a_model_type_the_checkpoint_says_what_it_holds(tiny_checkpoint)
 def test_every_registered_model_names_an_encoder_for_a_checkpoint(name, tiny_checkpoint):
     if spec.get_spec(name).encoder == "vit_t":
         assert get_sam_model(name, "cpu", tiny_checkpoint, accelerate=False).model_name == name
+    elif name == spec.DEFAULT_MODEL:  # as if no name was given: the file says which encoder it holds
+        assert get_sam_model(name, "cpu", tiny_checkpoint, accelerate=False).model_type == "vit_t"
     else:
         with pytest.raises(CheckpointError, match="holds a vit_t encoder"):
             get_sam_model(name, "cpu", tiny_checkpoint)
