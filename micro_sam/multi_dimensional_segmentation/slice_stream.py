@@ -55,6 +55,7 @@ def iter_slices(
     embedding_path: str | os.PathLike | None = None,
     options: SliceOptions | None = None,
     mask: np.ndarray | None = None,
+    text: str = SEGMENTING,
 ) -> Generator[Progress, None, ImageEmbeddings | None]:
     """Initialize a segmenter with one slice after another.
 
@@ -68,6 +69,7 @@ def iter_slices(
         embedding_path: Where to keep the embeddings; an interrupted run goes on from those that are there.
         options: How slices are encoded.
         mask: Where to segment (YX); with tiles, those without it are not computed.
+        text: What the progress says.
 
     Yields:
         `Progress` after each slice, and in between.
@@ -93,11 +95,12 @@ def iter_slices(
             batch, offset = embeddings, 0
             if batch is None:
                 work = iter_precompute(predictor, np.stack(images), ndim=3, **arguments)
-                batch, offset = (yield from _quietly(work, slices[0], total)), slices[0]
+                batch, offset = (yield from _quietly(work, slices[0], total, text)), slices[0]
             for z, image in zip(slices, images, strict=True):
-                yield from _quietly(segmenter.iter_initialize(image, image_embeddings=batch, i=z - offset), z, total)
+                work = segmenter.iter_initialize(image, image_embeddings=batch, i=z - offset)
+                yield from _quietly(work, z, total, text)
                 consume(z, segmenter)
-                yield Progress(z + 1, total, SEGMENTING)
+                yield Progress(z + 1, total, text)
     return embeddings if keep else None
 
 
@@ -110,11 +113,11 @@ def _batches(total: int, size: int) -> Iterator[list[int]]:
     return (list(range(start, min(start + size, total))) for start in range(0, total, size))
 
 
-def _quietly(work: Generator[Progress, None, Any], z: int, total: int) -> Generator[Progress, None, Any]:
+def _quietly(work: Generator[Progress, None, Any], z: int, total: int, text: str) -> Generator[Progress, None, Any]:
     """Run the steps of one slice and show how many slices are done, not how many steps."""
     while True:
         try:
             next(work)
         except StopIteration as stop:
             return stop.value
-        yield Progress(z, total, SEGMENTING)
+        yield Progress(z, total, text)

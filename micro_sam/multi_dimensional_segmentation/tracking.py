@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from micro_sam.errors import ImageError, ParameterError
-from micro_sam.multi_dimensional_segmentation.tracking_frames import FrameOptions, iter_segment_frames
+from micro_sam.multi_dimensional_segmentation.slice_stream import SliceOptions
+from micro_sam.multi_dimensional_segmentation.tracking_frames import iter_segment_frames
 from micro_sam.multi_dimensional_segmentation.tracking_lap import LinkSettings, link_objects
 from micro_sam.multi_dimensional_segmentation.tracking_objects import ObjectSeries, iter_measure_series, measure_objects
 from micro_sam.multi_dimensional_segmentation.tracking_trackastra import MODES, link_with_trackastra
@@ -204,7 +205,7 @@ def automatic_tracking_implementation(
         ParameterError: A parameter is out of range.
     """
     settings = TrackingSettings(gap_closing, min_time_extent, mode, tracking_model, linker)
-    options = FrameOptions(tile_shape, halo, batch_size, normalization, return_embeddings)
+    options = SliceOptions(tile_shape, halo, batch_size, normalization, return_embeddings)
     work = iter_automatic_tracking(
         timeseries, predictor, segmentor, embedding_path, settings, options, output_folder, kwargs
     )
@@ -218,7 +219,7 @@ def iter_automatic_tracking(
     segmenter: Segmenter,
     embedding_path: str | os.PathLike | None = None,
     settings: TrackingSettings | None = None,
-    options: FrameOptions | None = None,
+    options: SliceOptions | None = None,
     output_folder: str | os.PathLike | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, tuple[np.ndarray, Lineages, ImageEmbeddings | None]]:
