@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
@@ -12,12 +11,12 @@ from micro_sam.cli.annotator_flags import (
     add_labels_flags,
     add_option_flags,
     annotator_arguments,
-    check_exists,
+    open_input,
+    read_input,
+    read_labels,
 )
-from micro_sam.cli.options import check_shared
 from micro_sam.cli.runner import Parser, add_common_flags, run_command
 
-_LAZY_FROM = 2**30
 _DESCRIPTION = """\
 Annotate an image interactively: click, see the object, commit, next.
 
@@ -45,23 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Read the image and open the window."""
-    check_shared(args)
-    check_exists(args.input, "input")
-    check_exists(args.segmentation_result, "segmentation_result")
-    from micro_sam.embeddings import infer_ndim
-    from micro_sam.errors import ImageError
-    from micro_sam.io import load_image_data, open_image
-
-    file = open_image(args.input, args.key)
-    if infer_ndim(tuple(file.shape)) != 2:
-        raise ImageError(
-            f"'{args.input}' has the shape {tuple(file.shape)}, expected an image; use micro_sam.annotator_3d."
-        )
-    labels = None
-    if args.segmentation_result is not None:
-        labels = load_image_data(args.segmentation_result, args.segmentation_key)
-    scale = None if file.resolution is None else tuple(file.resolution.scale("yx"))
-    image = file.read(lazy=math.prod(file.shape) > _LAZY_FROM)
+    file = open_input(args, 2)
+    labels, (image, scale) = read_labels(args), read_input(file, "yx")
     from micro_sam.sam_annotator import annotator_2d
 
     annotator_2d(image, segmentation_result=labels, scale=scale, **annotator_arguments(args))

@@ -12,12 +12,14 @@ from micro_sam.cli.annotator_flags import (
     add_labels_flags,
     add_option_flags,
     annotator_arguments,
-    check_exists,
+    open_input,
+    read_input,
+    read_labels,
 )
-from micro_sam.cli.options import check_shared, whole_number
+from micro_sam.cli.options import whole_number
 from micro_sam.cli.runner import Parser, add_common_flags, run_command
+from micro_sam.errors import ParameterError
 
-_LAZY_FROM = 2**30
 _PROJECTIONS = ("box", "mask", "points", "points_and_mask", "single_point")
 _DESCRIPTION = """\
 Annotate a volume interactively: click an object in a slice, follow it through the volume, commit, next.
@@ -78,26 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Read the volume and open the window."""
-    check_shared(args)
-    check_exists(args.input, "input")
-    check_exists(args.segmentation_result, "segmentation_result")
-    from micro_sam.embeddings import infer_ndim
-    from micro_sam.errors import ImageError, ParameterError
-    from micro_sam.io import load_image_data, open_image
-
-    file = open_image(args.input, args.key)
-    if infer_ndim(tuple(file.shape)) != 3:
-        raise ImageError(
-            f"'{args.input}' has the shape {tuple(file.shape)}, expected a volume; use micro_sam.annotator_2d."
-        )
+    file = open_input(args, 3)
     limits = args.z_limits
     if limits is not None and not limits[0] <= limits[1] < file.shape[0]:
         raise ParameterError(f"--z_limits must be two slices from 0 to {file.shape[0] - 1} in order, got {limits}.")
-    labels = None
-    if args.segmentation_result is not None:
-        labels = load_image_data(args.segmentation_result, args.segmentation_key)
-    scale = None if file.resolution is None else tuple(file.resolution.scale("zyx"))
-    volume = file.read(lazy=math.prod(file.shape) > _LAZY_FROM)
+    labels, (volume, scale) = read_labels(args), read_input(file, "zyx")
     names = ("projection", "iou_threshold", "box_extension", "z_limits")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     from micro_sam.sam_annotator import annotator_3d

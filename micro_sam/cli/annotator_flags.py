@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from micro_sam.cli.options import add_model_flags, tiling, whole_number
-from micro_sam.errors import MissingInputError
+from micro_sam.cli.options import add_model_flags, check_shared, tiling, whole_number
+from micro_sam.errors import ImageError, MissingInputError
+
+if TYPE_CHECKING:
+    from micro_sam.io.images import ImageFile
 
 
 def add_annotator_flags(parser: argparse.ArgumentParser) -> None:
@@ -100,3 +103,45 @@ def check_exists(path: Path | None, flag: str) -> None:
     """Raise `MissingInputError` if a path was given and nothing is there."""
     if path is not None and not path.exists():
         raise MissingInputError(f"--{flag} '{path}' does not exist; check the path.")
+
+
+def open_input(args: argparse.Namespace, ndim: int, result: str = "segmentation_result") -> ImageFile:
+    """Check the flags and open ``--input``, of which nothing is read so far.
+
+    Args:
+        args: The flags.
+        ndim: The dimensions of what is annotated.
+        result: The flag of the labels to begin with.
+
+    Raises:
+        ImageError: It has other dimensions.
+    """
+    check_shared(args)
+    check_exists(args.input, "input")
+    check_exists(getattr(args, result), result)
+    from micro_sam.embeddings import infer_ndim
+    from micro_sam.io.images import open_image
+
+    file = open_image(args.input, args.key)
+    if infer_ndim(tuple(file.shape)) != ndim:
+        wanted, other = {2: ("an image", "annotator_3d"), 3: ("a volume or time series", "annotator_2d")}[ndim]
+        raise ImageError(f"'{args.input}' has the shape {tuple(file.shape)}, expected {wanted}; use micro_sam.{other}.")
+    return file
+
+
+def read_input(file: ImageFile, axes: str) -> tuple[Any, tuple[float, ...] | None]:
+    """The image, and its scale along these axes if the file says it."""
+    from micro_sam.sam_annotator.session.image import read_file
+
+    sizes = None if file.resolution is None else file.resolution.scale(axes.replace("t", ""))
+    scale = None if sizes is None else ((1.0, *sizes) if "t" in axes else tuple(sizes))
+    return read_file(file), scale
+
+
+def read_labels(args: argparse.Namespace) -> Any:
+    """What ``--segmentation_result`` holds; None without it."""
+    if args.segmentation_result is None:
+        return None
+    from micro_sam.io.images import load_image_data
+
+    return load_image_data(args.segmentation_result, args.segmentation_key)

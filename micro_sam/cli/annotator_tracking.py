@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from micro_sam.cli.annotator_flags import add_annotator_flags, add_option_flags, annotator_arguments, check_exists
-from micro_sam.cli.options import check_shared
+from micro_sam.cli.annotator_flags import (
+    add_annotator_flags,
+    add_option_flags,
+    annotator_arguments,
+    open_input,
+    read_input,
+)
 from micro_sam.cli.runner import Parser, add_common_flags, run_command
 
-_LAZY_FROM = 2**30
 _DESCRIPTION = """\
 Track objects in a time series interactively: click an object in a frame, follow it through time, commit its lineage.
 
@@ -47,24 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Read the time series and its tracks, and open the window."""
-    check_shared(args)
-    check_exists(args.input, "input")
-    check_exists(args.tracking_result, "tracking_result")
-    from micro_sam.embeddings import infer_ndim
-    from micro_sam.errors import ImageError
-    from micro_sam.io import open_image, read_tracks
+    file = open_input(args, 3, "tracking_result")
+    from micro_sam.io.tracks_reading import read_tracks
 
-    file = open_image(args.input, args.key)
-    if infer_ndim(tuple(file.shape)) != 3:
-        raise ImageError(
-            f"'{args.input}' has the shape {tuple(file.shape)}, expected a time series; use micro_sam.annotator_2d."
-        )
     tracks = None if args.tracking_result is None else read_tracks(args.tracking_result, args.tracking_key)
-    scale = None if file.resolution is None else (1.0, *file.resolution.scale("yx"))
-    image = file.read(lazy=math.prod(file.shape) > _LAZY_FROM)
+    movie, scale = read_input(file, "tyx")
     from micro_sam.sam_annotator import annotator_tracking
 
-    annotator_tracking(image, tracking_result=tracks, scale=scale, **annotator_arguments(args))
+    annotator_tracking(movie, tracking_result=tracks, scale=scale, **annotator_arguments(args))
     return 0
 
 

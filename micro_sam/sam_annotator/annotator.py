@@ -105,6 +105,24 @@ class Opening:
     scale: tuple[float, ...] | None = None
     options: Mapping[str, Any] | None = None
 
+    @classmethod
+    def of(
+        cls, model: ModelChoice, embeddings: Any, tiles: tuple[Any, Any], normalization: str, **more: Any
+    ) -> Opening:
+        """The same from what the annotators' functions take.
+
+        Args:
+            model: The model.
+            embeddings: ``embedding_path``: a path, or the embeddings themselves.
+            tiles: Tile shape and halo.
+            normalization: "minmax" or "robust".
+            **more: The other attributes.
+        """
+        there = isinstance(embeddings, EmbeddingStore | Mapping)
+        path = None if there or embeddings is None else str(embeddings)
+        choice = EmbeddingChoice(path, *tiles, normalization=normalization)
+        return cls(model, choice, embeddings if there else None, **more)
+
 
 def open_annotator(
     widget_type: type[AnnotatorWidget], image: Any, opening: Opening, viewer: napari.Viewer | None, return_viewer: bool
@@ -146,13 +164,6 @@ def _begin(controller: AnnotatorController, opening: Opening) -> None:
         controller.use_embeddings(opening.embeddings, opening.model, opening.precompute_amg_state)
     else:
         controller.compute_with(opening.model, opening.embedding, opening.precompute_amg_state)
-
-
-def split_embeddings(embeddings: Any) -> tuple[str | None, Mapping[str, Any] | None]:
-    """The two things that ``embedding_path`` may be: a path, or the embeddings themselves."""
-    if isinstance(embeddings, EmbeddingStore | Mapping):
-        return None, embeddings
-    return (None if embeddings is None else str(embeddings)), None
 
 
 def close_others(viewer: napari.Viewer) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from micro_sam.models.spec import DEFAULT_MODEL
-from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator, split_embeddings
-from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
+from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator
+from micro_sam.sam_annotator.session.loading import ModelChoice
 
 if TYPE_CHECKING:
     import os
@@ -80,20 +80,15 @@ def annotator_2d(
     Returns:
         The viewer, if it was asked for.
     """
-    path, embeddings = split_embeddings(embedding_path)
-    model = ModelChoice(model_type, _text(checkpoint_path), _text(decoder_path), _text(device), precision)
-    opening = Opening(
-        model,
-        EmbeddingChoice(path, tile_shape, halo, normalization=normalization),
-        embeddings,
-        segmentation_result,
-        precompute_amg_state,
-        prefer_decoder,
-        scale,
-        options,
+    opening = Opening.of(
+        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
+        embedding_path,
+        (tile_shape, halo),
+        normalization,
+        segmentation_result=segmentation_result,
+        precompute_amg_state=precompute_amg_state,
+        prefer_decoder=prefer_decoder,
+        scale=scale,
+        options=options,
     )
     return open_annotator(Annotator2d, image, opening, viewer, return_viewer)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

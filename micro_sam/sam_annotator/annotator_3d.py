@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from micro_sam.models.spec import DEFAULT_MODEL
-from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator, split_embeddings
+from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator
 from micro_sam.sam_annotator.controller_3d import Controller3d
 from micro_sam.sam_annotator.layers import AnnotatorLayers
-from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
+from micro_sam.sam_annotator.session.loading import ModelChoice
 from micro_sam.sam_annotator.session.volume import VolumeSession
 from micro_sam.sam_annotator.tools import CanvasTools
 from micro_sam.sam_annotator.widgets.propagation_widget import PropagationWidget
@@ -98,20 +98,15 @@ def annotator_3d(
     Returns:
         The viewer, if it was asked for.
     """
-    path, embeddings = split_embeddings(embedding_path)
-    model = ModelChoice(model_type, _text(checkpoint_path), _text(decoder_path), _text(device), precision)
-    opening = Opening(
-        model,
-        EmbeddingChoice(path, tile_shape, halo, normalization=normalization),
-        embeddings,
-        segmentation_result,
-        precompute_amg_state,
-        prefer_decoder,
-        scale,
-        options,
+    opening = Opening.of(
+        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
+        embedding_path,
+        (tile_shape, halo),
+        normalization,
+        segmentation_result=segmentation_result,
+        precompute_amg_state=precompute_amg_state,
+        prefer_decoder=prefer_decoder,
+        scale=scale,
+        options=options,
     )
     return open_annotator(Annotator3d, image, opening, viewer, return_viewer)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

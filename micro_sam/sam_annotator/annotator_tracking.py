@@ -10,14 +10,13 @@ import numpy as np
 
 from micro_sam.io.tracks_reading import read_tracks
 from micro_sam.models.spec import DEFAULT_MODEL
-from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator, split_embeddings
-from micro_sam.sam_annotator.annotator_2d import _text
+from micro_sam.sam_annotator.annotator import AnnotatorWidget, Opening, open_annotator
 from micro_sam.sam_annotator.controller_tracking import TrackingController
 from micro_sam.sam_annotator.jobs import JobRunner
 from micro_sam.sam_annotator.layers_tracking import TRACKS_NAME, TrackingLayers
 from micro_sam.sam_annotator.previews import Previews
 from micro_sam.sam_annotator.session.lineage import Lineage
-from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
+from micro_sam.sam_annotator.session.loading import ModelChoice
 from micro_sam.sam_annotator.session.state import COMMITTED
 from micro_sam.sam_annotator.session.tracking import TrackingSession
 from micro_sam.sam_annotator.session.tracking_work import LinkSettings
@@ -185,16 +184,15 @@ def annotator_tracking(
     """
     if isinstance(tracking_result, str | os.PathLike):
         tracking_result = read_tracks(tracking_result)
-    path, embeddings = split_embeddings(embedding_path)
-    model = ModelChoice(model_type, _text(checkpoint_path), _text(decoder_path), _text(device), precision)
-    opening = Opening(
-        model,
-        EmbeddingChoice(path, tile_shape, halo, normalization=normalization),
-        embeddings,
-        tracking_result,
-        precompute_amg_state,
-        prefer_decoder,
-        scale,
-        options,
+    opening = Opening.of(
+        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
+        embedding_path,
+        (tile_shape, halo),
+        normalization,
+        segmentation_result=tracking_result,
+        precompute_amg_state=precompute_amg_state,
+        prefer_decoder=prefer_decoder,
+        scale=scale,
+        options=options,
     )
     return open_annotator(AnnotatorTracking, image, opening, viewer, return_viewer)

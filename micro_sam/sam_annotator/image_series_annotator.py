@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +124,7 @@ def image_series_annotator(
     series = Series(
         images, output_folder, initial_segmentations, is_volumetric, key, initial_segmentation_key, embedding_path
     )
-    model = ModelChoice(model_type, _text(checkpoint_path), _text(decoder_path), _text(device), precision)
+    model = ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision)
     embedding = EmbeddingChoice(None, tile_shape, halo, normalization=normalization)
     mode = None if prefer_decoder else "amg"
     try:
@@ -218,7 +217,3 @@ def _panel_type(ndim: int) -> type[AnnotatorWidget]:
     from micro_sam.sam_annotator.annotator_3d import Annotator3d
 
     return Annotator3d
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(Path(value)) if isinstance(value, os.PathLike) else str(value)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
 from micro_sam.embeddings.source import ImageSource
 
+if TYPE_CHECKING:
+    from micro_sam.io.images import ImageFile
+
+_LAZY_FROM = 2**30  # values
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLES, _SAMPLE_SIDE = 24, 128
 
@@ -102,3 +107,8 @@ def _sampled_windows(source: ImageSource) -> list[tuple[int | None, tuple[slice,
         starts = [int(rng.integers(max(1, size - _SAMPLE_SIDE + 1))) for size in source.shape]
         picked.append((i, tuple(slice(start, start + _SAMPLE_SIDE) for start in starts)))
     return picked
+
+
+def read_file(file: ImageFile) -> Any:
+    """The array of an image that was opened; a large one is only read where it is looked at."""
+    return file.read(lazy=math.prod(file.shape) > _LAZY_FROM)

@@ -44,6 +44,14 @@ class ModelChoice:
     device: str | None = None
     precision: str = "auto"
 
+    @classmethod
+    def of(
+        cls, model_type: str, checkpoint_path: Any = None, decoder_path: Any = None, device: Any = None, *more: str
+    ) -> ModelChoice:
+        """The same from paths and a `torch.device`, as functions take them."""
+        texts = (None if value is None else str(value) for value in (checkpoint_path, decoder_path, device))
+        return cls(model_type, *texts, *more)
+
 
 @dataclass(frozen=True)
 class EmbeddingChoice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 from micro_sam.errors import ImageError, InputError, MicroSamError, OutputError, ParameterError
 from micro_sam.io.paths import stem
 from micro_sam.progress import Progress
-from micro_sam.sam_annotator.session.image import AnnotatedImage
+from micro_sam.sam_annotator.session.image import AnnotatedImage, read_file
 from micro_sam.sam_annotator.session.journal import LINES, Record, read_journal
 from micro_sam.sam_annotator.session.recovery import journals_beside
 from micro_sam.sam_annotator.session.saving import iter_save
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from micro_sam.io.resolution import Resolution
     from micro_sam.sam_annotator.session.prompts import Prompts
 
-_LAZY_FROM = 2**30
 _LOCK_NAME = ".image_series.lock"
 
 
@@ -212,7 +210,7 @@ class Series:
         from micro_sam.io.images import open_image
 
         file = open_image(item.source, self.key)
-        return file.read(lazy=math.prod(file.shape) > _LAZY_FROM), file.resolution
+        return read_file(file), file.resolution
 
     def _journal(self, index: int, image: AnnotatedImage) -> tuple[Path | None, Sequence[Record]]:
         """The latest journal of an image in this series."""
