@@ -12,7 +12,15 @@ from qtpy.QtCore import QEvent
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.sam_annotator.controller import AnnotatorController
 from micro_sam.sam_annotator.jobs import JobRunner, ThreadedJobs
-from micro_sam.sam_annotator.layers import IMAGE_NAME, AnnotatorLayers, add_image
+from micro_sam.sam_annotator.layers import (
+    IMAGE_NAME,
+    LABEL_NAMES,
+    POINTS_NAME,
+    SHAPES_NAME,
+    AnnotatorLayers,
+    add_image,
+    free_name,
+)
 from micro_sam.sam_annotator.previews import Previews
 from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
 from micro_sam.sam_annotator.session.session import AnnotationSession
@@ -147,7 +155,7 @@ def open_annotator(
     widget.embedding.set_embedding(opening.embedding)
     controller.prefer_mode(None if opening.prefer_decoder else "amg")
     controller.set_options(**(opening.options or {}))
-    layer = add_image(viewer, array, widget.ndim, _free_name(viewer, IMAGE_NAME), opening.scale)
+    layer = add_image(viewer, array, widget.ndim, free_name(viewer, IMAGE_NAME), opening.scale)
     controller.choose_image(layer)
     if opening.segmentation_result is not None and controller.session.image is not None:
         controller.begin_with(opening.segmentation_result)
@@ -176,29 +184,17 @@ def close_others(viewer: napari.Viewer) -> None:
 
 
 def _labels_to_take_over(viewer: napari.Viewer) -> np.ndarray | None:
-    from micro_sam.sam_annotator.layers import LABEL_NAMES
-
     name = LABEL_NAMES[COMMITTED]
     return np.array(viewer.layers[name].data) if name in viewer.layers else None
 
 
 def _remove_left_overs(viewer: napari.Viewer) -> None:
     """Remove the layers of an annotator that was closed; committed labels that hold something are renamed."""
-    from micro_sam.sam_annotator.layers import LABEL_NAMES, POINTS_NAME, SHAPES_NAME
-
     for name in (*LABEL_NAMES.values(), POINTS_NAME, SHAPES_NAME):
         if name not in viewer.layers:
             continue
         layer = viewer.layers[name]
         if name == LABEL_NAMES[COMMITTED] and np.any(layer.data):
-            layer.name = _free_name(viewer, f"{name} (earlier)")
+            layer.name = free_name(viewer, f"{name} (earlier)")
         else:
             viewer.layers.remove(layer)
-
-
-def _free_name(viewer: napari.Viewer, name: str) -> str:
-    taken, number, found = {layer.name for layer in viewer.layers}, 1, name
-    while found in taken:
-        number += 1
-        found = f"{name} {number}"
-    return found

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 from micro_sam.errors import MicroSamError, PromptError
-from micro_sam.progress import Progress
 from micro_sam.sam_annotator.control.base import shown
+from micro_sam.sam_annotator.control.series_ahead import SeriesAhead
+from micro_sam.sam_annotator.control.series_saving import SeriesSaving
 from micro_sam.sam_annotator.jobs import Job, JobRunner
 from micro_sam.sam_annotator.keys import Keys
-from micro_sam.sam_annotator.layers import POSITIVE, add_image
-from micro_sam.sam_annotator.session.ahead import Ahead, Work
-from micro_sam.sam_annotator.session.loading import EmbeddingChoice, Ready, iter_prepare
+from micro_sam.sam_annotator.layers import POSITIVE, add_image, free_name
 from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, LAYER_PREFIX
 
 if TYPE_CHECKING:
     from micro_sam.sam_annotator.annotator import AnnotatorWidget
+    from micro_sam.sam_annotator.session.ahead import Ahead
     from micro_sam.sam_annotator.session.series import Opened, Series
     from micro_sam.sam_annotator.session.series_record import State
     from micro_sam.sam_annotator.widgets.series_widget import SeriesWidget
 
-logger = logging.getLogger(__name__)
-
-SAVE, OPEN, AHEAD = "series save", "series open", "series ahead"
-_KEPT_ITEMS = 64  # planes or tiles whose embeddings are kept in memory, 4 MB each
+OPEN = "series open"
 
 
-class SeriesController:
+class SeriesController(SeriesSaving, SeriesAhead):
     """One series in one annotator.
 
     Args:
@@ -96,8 +91,6 @@ class SeriesController:
             self._news.append("All images of the series are done or skipped; click one to look at it again.")
         self._go(self.series.first(self.only_open), 1)
 
-    # From image to image
-
     @shown
     def next(self) -> None:
         """Save, mark this image as done, and go to the next."""
@@ -132,10 +125,6 @@ class SeriesController:
         """Mark this image as done, or as open again, and stay."""
         if self._can_move:
             self._save("done" if done else "open", self._show_states)
-
-    @property
-    def _can_move(self) -> bool:
-        return not self._moving and self.index is not None
 
     def _asks_first(self) -> bool:
         """Whether something is not committed, and this was not said before."""
@@ -181,9 +170,6 @@ class SeriesController:
             )
         )
 
-    def _on_progress(self, progress: Progress) -> None:
-        self.controller.say(f"{progress.text} …")
-
     def _on_unreadable(self, target: int, step: int, sentence: str) -> None:
         """An image cannot be read: say so, and go to the one behind it."""
         self.series.unreadable[target] = sentence
@@ -217,7 +203,7 @@ class SeriesController:
         self.series.note_opened(opened.index)
         choice = replace(self._choice(), path=self.series.embedding_path(opened.index))
         self.annotator.embedding.set_embedding(choice)
-        name = _free_name(viewer, self.series.items[opened.index].name)
+        name = free_name(viewer, self.series.items[opened.index].name)
         layer = add_image(viewer, opened.array, self.series.ndim, name, opened.scale)
         viewer.layers.move(viewer.layers.index(layer), 0)  # below the labels, which stay for all images
         controller.choose_image(layer)
@@ -259,169 +245,6 @@ class SeriesController:
             if key.startswith(LAYER_PREFIX):
                 self.controller.layers.add_foreign(key.removeprefix(LAYER_PREFIX), array)
 
-    # Saving
-
-    def _save(self, state: State | None, then: Callable[[], None]) -> None:
-        """Save labels if something changed, or if the image is done; go on when that worked."""
-        session, index = self.controller.session, self.index
-        if self._opened is None or session.image is None:
-            then()
-            return
-        if session.generation == self._saved and state in (None, self.series.state(index)):
-            then()
-            return
-        if session.generation == self._saved and state != "done":
-            self.series.mark(index, state)
-            then()
-            return
-        generation, work = session.generation, self._saving(state)
-
-        def saved(_: Any) -> None:
-            session.note("saved", self.series.saved_note(index))
-            self._saved = generation
-            then()
-
-        self.jobs.start(
-            Job(SAVE, lambda: work, on_progress=self._on_progress, on_done=saved, on_error=self._on_unsaved)
-        )
-
-    def _saving(self, state: State | None = None) -> Any:
-        session, opened = self.controller.session, self._opened
-        labels = session.finished_labels()
-        if labels.shape != opened.image.shape:
-            raise PromptError(
-                f"The labels have the shape {labels.shape}, but '{self.series.file_name(self.index)}' has "
-                f"{opened.image.shape}, because its layer was given other data; undo that, or close the window."
-            )
-        unit = opened.unit or self.controller.layers.units()
-        scale, origins = session.image.scale, dict(session.origins)
-        return self.series.iter_save(self.index, labels, origins, scale, unit, session.journal_folder, state)
-
-    def _on_unsaved(self, sentence: str) -> None:
-        """Labels could not be saved: stay here."""
-        self._set_moving(False)
-        self._show_states()
-        self.controller.show_error(f"{sentence} You are still at this image; nothing is lost.")
-
-    def _save_now(self) -> None:
-        """Save before the window goes."""
-        session = self.controller.session
-        if self._opened is None or session.image is None or session.generation == self._saved:
-            return
-        try:
-            for _ in self._saving():
-                pass
-            session.note("saved", self.series.saved_note(self.index))
-        except MicroSamError as error:
-            logger.error("%s The work is kept in the journal '%s'.", error, session.journal_folder)
-
-    # Embeddings
-
-    def _iter_prepare(self, image: Any, choice: EmbeddingChoice, model: Any, focus: Any = None) -> Work:
-        """Embeddings of the current image: those that were kept, those computed ahead, or new ones."""
-        index, ahead = self.index, self.ahead
-        kept = self._kept.get((index, choice, id(model)))
-        if kept is not None:
-            yield Ready(model, kept)
-            return kept
-        if ahead is not None and ahead.fits(index, choice, model):
-            return (yield from ahead.iter_take(lambda: iter_prepare(image, choice, model, focus)))
-        if ahead is not None:
-            yield from ahead.iter_end()
-        return (yield from iter_prepare(image, choice, model, focus))
-
-    def _choice(self) -> EmbeddingChoice:
-        return self.annotator.embedding.embedding_choice()
-
-    def _on_ready(self) -> None:
-        self._keep()
-        self.annotator.later(self._look_ahead)
-
-    def _keep(self) -> None:
-        """Keep embeddings that lie in memory only, as many as is reasonable, for when one comes back."""
-        session, choice = self.controller.session, self._choice()
-        items = getattr(getattr(session.embeddings, "metadata", None), "n_items", None)
-        if choice.path is not None or items is None or items > _KEPT_ITEMS:
-            return
-        self._kept[(self.index, choice, id(session.predictor))] = session.embeddings
-        while sum(store.metadata.n_items for store in self._kept.values()) > _KEPT_ITEMS:
-            self._kept.popitem(last=False)
-
-    def _look_ahead(self) -> None:
-        """Prepare the next image."""
-        target = None if self._closed or not self._can_move else self.series.after(self.index, self.only_open)
-        predictor = self.controller.session.predictor
-        if target is None or predictor is None:
-            return
-        choice = replace(self._choice(), path=self.series.embedding_path(target))
-        if self.ahead is not None:
-            if self.ahead.fits(target, choice, predictor):
-                return
-            self.ahead.stop()
-        if (target, choice, id(predictor)) in self._kept:
-            return
-        controller = self.controller
-        self.ahead = Ahead(self.series, target, choice, predictor, self._is_busy, controller.layers.focus)
-        on_error = functools.partial(self._on_ahead_failed, self.ahead)
-        self.jobs.start(Job(AHEAD, self.ahead.iter_run, on_error=on_error))
-
-    def _on_ahead_failed(self, ahead: Ahead, sentence: str) -> None:
-        """An image that cannot be read is known before one comes to it; other errors are shown when one does."""
-        if self._closed or ahead.was_read:
-            return
-        self.series.unreadable[ahead.index] = sentence
-        self._problems.append(sentence)
-        self._show_states()
-        if self._can_move:
-            self._look_ahead()
-
-    def _is_busy(self) -> bool:
-        return self.controller.jobs.is_running() or self.controller.previews.is_busy
-
-    # What is shown
-
-    def _set_moving(self, moving: bool) -> None:
-        self._moving = moving
-        self.strip.set_moving(moving)
-
-    def _show_states(self) -> None:
-        series = self.series
-        states = ["unreadable" if k in series.unreadable else series.state(k) for k in range(len(series))]
-        self.strip.show_state(states, self.index, [self._detail(k) for k in range(len(series))])
-
-    def _detail(self, index: int) -> str:
-        entry = self.series.entry(index)
-        if index in self.series.unreadable:
-            return self.series.unreadable[index]
-        return "" if entry.n_objects is None else f"Objects: {entry.n_objects}."
-
-    def _say_problems(self) -> None:
-        problems, self._problems = self._problems, []
-        if problems:
-            self.strip.say(" ".join(problems), is_problem=True)
-
-    def _say_end(self) -> None:
-        """Say that this was the last image, and what is left."""
-        series = self.series
-        left = [k for k in range(len(series)) if series.state(k) == "open" and k not in series.unreadable]
-        if left:
-            text = f"The end of the series; {len(left)} not done yet: click '{series.file_name(left[0])}' in the list."
-        else:
-            parts = [f"{series.count('done')} of {len(series)} images are done"]
-            parts += [f"{series.count('skipped')} skipped"] if series.count("skipped") else []
-            parts += [f"{len(series.unreadable)} cannot be read"] if series.unreadable else []
-            text = f"The end of the series: {', '.join(parts)}. Labels lie in '{series.folder.name}'."
-        self.controller.say(text, "done")
-        self.strip.say(text)
-        if self._problems:
-            self._problems.insert(0, text)
-
-    def show_error(self, text: str) -> None:
-        """Show what went wrong."""
-        if self._moving:
-            self._set_moving(False)
-        self.controller.show_error(text)
-
     def close(self) -> None:
         """Save, and let go of everything."""
         if self._closed:
@@ -439,11 +262,3 @@ def _hide_row(section: QWidget, widget: QWidget) -> None:
     for form in section.findChildren(QFormLayout):
         if form.indexOf(widget) >= 0:
             form.setRowVisible(widget, False)
-
-
-def _free_name(viewer: Any, name: str) -> str:
-    taken, number, found = {layer.name for layer in viewer.layers}, 1, name
-    while found in taken:
-        number += 1
-        found = f"{name} {number}"
-    return found

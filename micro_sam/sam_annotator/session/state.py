@@ -347,3 +347,8 @@ def _what_changed(before: Prompts, after: Prompts) -> str:
         if old != new:
             return f"Changed a {what}"
     return "Changed prompts"
+
+
+def count(number: int, what: str) -> str:
+    """A number with its noun, "1 object" or "3 objects"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
