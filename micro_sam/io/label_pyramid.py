@@ -62,7 +62,11 @@ def _step_z(level: PyramidLevel, resolution: Resolution) -> int:
 
 
 def create_pyramid(
-    path: Path, levels: Sequence[PyramidLevel], dtype: np.dtype, chunks: Sequence[int] | None = None
+    path: Path,
+    levels: Sequence[PyramidLevel],
+    dtype: np.dtype,
+    chunks: Sequence[int] | None = None,
+    axes: str = "zyx",
 ) -> Any:
     """Make the empty arrays of a pyramid in a new zarr group and return the group.
 
@@ -71,6 +75,7 @@ def create_pyramid(
         levels: From `plan_levels`.
         dtype: The type of the labels.
         chunks: The chunk shape; by default 512 x 512, or 16 x 512 x 512.
+        axes: A letter for each axis, "zyx" or "tyx"; of an image the last two count.
     """
     import zarr
 
@@ -78,7 +83,7 @@ def create_pyramid(
     for level in levels:
         ndim = len(level.shape)
         fitting = tuple(max(1, min(n, c)) for n, c in zip(level.shape, chunks or _CHUNK[-ndim:]))
-        names = list("zyx"[-ndim:])
+        names = list(axes[-ndim:])
         group.create_array(level.name, shape=level.shape, dtype=dtype, chunks=fitting, dimension_names=names)
     return group
 
@@ -131,7 +136,11 @@ def _votes(part: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def finish_pyramid(
-    group: Any, levels: Sequence[PyramidLevel], resolution: Resolution, attributes: Mapping[str, Any] | None = None
+    group: Any,
+    levels: Sequence[PyramidLevel],
+    resolution: Resolution,
+    attributes: Mapping[str, Any] | None = None,
+    axes: str = "zyx",
 ) -> None:
     """Write the OME-Zarr metadata that make the group a label image.
 
@@ -140,15 +149,16 @@ def finish_pyramid(
         levels: Its levels.
         resolution: The pixel size and position of the first level.
         attributes: Further attributes of the group.
+        axes: A letter for each axis, "zyx" or "tyx"; of an image the last two count.
     """
     from yaozarrs import v05
 
     from micro_sam import __version__
 
-    axes = "zyx"[-len(levels[0].shape) :]
+    axes = axes[-len(levels[0].shape) :]
     multiscale = v05.Multiscale(
         name="labels",
-        axes=[v05.SpaceAxis(name=axis, unit=resolution.unit) for axis in axes],
+        axes=[v05.TimeAxis(name=a) if a == "t" else v05.SpaceAxis(name=a, unit=resolution.unit) for a in axes],
         datasets=[_dataset(level, axes, resolution) for level in levels],
         type="mode",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def write_labels(
             which for ``.zarr`` is written block by block. Those in memory are written as uint16, uint32 or uint64,
             whatever they fit into, lazy ones as uint32 or uint64 by their type.
         resolution: The pixel size of the image.
-        is_timeseries: The first of three axes is time; TIFF files say so.
+        is_timeseries: The first of three axes is time, and the file says so.
 
     Raises:
         ParameterError: If they are not labels.
@@ -72,7 +73,7 @@ def write_labels(
         if is_tif:
             _write_tif(temporary, labels, resolution, "TYX" if is_timeseries else "ZYX")
         else:
-            _write_ome_zarr(temporary, labels, resolution)
+            _write_ome_zarr(temporary, labels, resolution, "tyx" if is_timeseries else "zyx")
 
 
 class _LazyLabels:
@@ -153,13 +154,15 @@ def _is_ours(path: Path) -> bool:
     return WRITER_MARK in attributes and "image-label" in attributes.get("ome", {})
 
 
-def _write_ome_zarr(path: Path, labels: Any, resolution: Resolution) -> None:
+def _write_ome_zarr(path: Path, labels: Any, resolution: Resolution, axes: str) -> None:
+    if axes[0] == "t":  # frames are not merged, whatever the file says of a third axis
+        resolution = replace(resolution, size={a: s for a, s in resolution.size.items() if a != "z"})
     levels = plan_levels(labels.shape, resolution)
-    group = create_pyramid(path, levels, np.dtype(labels.dtype))
+    group = create_pyramid(path, levels, np.dtype(labels.dtype), axes=axes)
     block = tuple(by * n for by, n in zip((1, 4, 4)[-labels.ndim :], group["0"].chunks))
     for window in windows(levels[0].shape, block):
         group["0"][window] = np.asarray(labels[window])
     for number, level in enumerate(levels[1:], start=1):
         for window in windows(level.shape, block):
             fill_level(group, levels, number, window)
-    finish_pyramid(group, levels, resolution)
+    finish_pyramid(group, levels, resolution, axes=axes)

@@ -114,6 +114,16 @@ def test_z_is_halved_when_its_pixels_are_no_larger(tmp_path):
     assert [group[str(i)].shape for i in range(3)] == [(8, 1100, 20), (8, 550, 10), (4, 275, 5)]
 
 
+def test_frames_are_named_time_and_are_not_merged(tmp_path):
+    labels = np.ones((4, 600, 600), np.uint16)
+    resolution = Resolution({"z": 0.1, "y": 0.2, "x": 0.2}, unit="micrometer")
+    write_labels(tmp_path / "out.zarr", labels, resolution, is_timeseries=True)
+    group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
+    multiscale = v05.LabelImage.model_validate(group.attrs["ome"]).multiscales[0]
+    assert [(axis.name, axis.type) for axis in multiscale.axes] == [("t", "time"), ("y", "space"), ("x", "space")]
+    assert group["1"].shape == (4, 300, 300)
+
+
 def test_lower_levels_hold_the_most_frequent_label():
     labels = np.array([[1, 1, 0, 2, 5], [1, 3, 0, 2, 6], [0, 0, 0, 0, 7]], np.uint16)
     np.testing.assert_array_equal(downsample_labels(labels, (2, 2)), [[1, 2, 5], [0, 0, 7]])
