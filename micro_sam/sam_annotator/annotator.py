@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent
 
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.sam_annotator.controller import AnnotatorController
+from micro_sam.sam_annotator.extensions import extend
 from micro_sam.sam_annotator.jobs import JobRunner, ThreadedJobs
 from micro_sam.sam_annotator.layers import (
     IMAGE_NAME,
@@ -59,6 +60,7 @@ class AnnotatorWidget(AnnotatorPanel):
         found = None if reset_state else _labels_to_take_over(viewer)
         _remove_left_overs(viewer)
         self.controller = self._make_controller(viewer, jobs or ThreadedJobs(), previews or Previews())
+        extend(self)
         self.destroyed.connect(self.controller.close)
         if found is not None:
             self.later(lambda: self._take_over(found))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from micro_sam.sam_annotator.widgets.automatic_widget import AutomaticWidget
 from micro_sam.sam_annotator.widgets.commit_widget import CommitWidget
 from micro_sam.sam_annotator.widgets.edit_widget import EditWidget
 from micro_sam.sam_annotator.widgets.embedding_widget import EmbeddingWidget
-from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Section
+from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Folded, Section, button
 from micro_sam.sam_annotator.widgets.restore_banner import RestoreBanner
 from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
@@ -41,7 +41,9 @@ class AnnotatorPanel(QWidget):
         self.sections = QVBoxLayout()
         self.sections.setContentsMargins(0, 0, 4, 0)
         self.sections.setSpacing(5)
-        for section in (self.banner, self.embedding, self.segment, self.automatic, self.commit, self.edit):
+        self.more = Section("More", "What can be done with the result.")
+        self.more.hide()
+        for section in (self.banner, self.embedding, self.segment, self.automatic, self.commit, self.edit, self.more):
             self.sections.addWidget(section)
         self.sections.addStretch(1)
         layout = QVBoxLayout(self)
@@ -66,6 +68,37 @@ class AnnotatorPanel(QWidget):
         widgets = (self.sections.itemAt(k).widget() for k in range(self.sections.count()))
         for number, shown in enumerate((w for w in widgets if isinstance(w, Section)), start=1):
             shown.set_number(number)
+
+    def add_action(
+        self, text: str, tooltip: str, run: Callable[[], object], section: Section | None = None
+    ) -> QPushButton:
+        """Add a button to a section, by default to the last one; see also `micro_sam.sam_annotator.extensions`.
+
+        Args:
+            text: What the button says.
+            tooltip: The same in a sentence.
+            run: Called when it is pressed.
+            section: Where.
+        """
+        made = button(text, tooltip)
+        made.clicked.connect(lambda: run())
+        self._add_to(section, made)
+        return made
+
+    def add_folded(
+        self, title: str, content: QWidget, section: Section | None = None, tooltip: str | None = None
+    ) -> Folded:
+        """Add settings that are folded away to a section, by default to the last one."""
+        made = Folded(title, content)
+        if tooltip is not None:
+            made.toggleButton().setToolTip(tooltip)
+        self._add_to(section, made)
+        return made
+
+    def _add_to(self, section: Section | None, widget: QWidget) -> None:
+        section = self.more if section is None else section
+        section.add(widget)
+        section.show()
 
     def later(self, function: Callable[[], None]) -> None:
         """Call a function when everything that is going on now is done; not if the panel is gone by then."""

@@ -1,0 +1,70 @@
+"""What other parts add to the panels of the annotators: the one list of it.
+
+An entry of `EXTENSIONS` becomes a button, or a folded section, in every annotator it is for. It names a function by
+"module:function", which is imported when it is first needed and called with the annotator's panel
+(`micro_sam.sam_annotator.annotator.AnnotatorWidget`): ``panel.controller`` knows the rest, such as
+``panel.controller.session`` with image and labels, ``panel.controller.viewer``, and ``say`` and ``show_error`` for the
+status line. What the function raises is shown there in a sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from micro_sam.sam_annotator.control.base import shown
+
+if TYPE_CHECKING:
+    from micro_sam.sam_annotator.annotator import AnnotatorWidget
+
+ALL = ("annotator_2d", "annotator_3d", "annotator_tracking")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Something that is added to the panels.
+
+    Attributes:
+        text: What the button says, or the title of the section.
+        tooltip: The same in a sentence.
+        target: "module:function". For a button it is called when it is pressed; a folded section shows the widget that
+            it returns.
+        kinds: Which annotators get it.
+        section: The attribute of the panel whose section it belongs to, such as "commit"; "more" is at the bottom.
+        is_folded: Whether it is a folded section instead of a button.
+    """
+
+    text: str
+    tooltip: str
+    target: str
+    kinds: tuple[str, ...] = ALL
+    section: str = "more"
+    is_folded: bool = False
+
+    def call(self, panel: AnnotatorWidget) -> Any:
+        """Import the function and call it."""
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)(panel)
+
+
+EXTENSIONS: tuple[Extension, ...] = ()
+
+
+def extend(panel: AnnotatorWidget, extensions: Iterable[Extension] | None = None) -> None:
+    """Add to a panel what is for its annotator; by default `EXTENSIONS`."""
+    for extension in EXTENSIONS if extensions is None else extensions:
+        if panel.kind not in extension.kinds:
+            continue
+        section = getattr(panel, extension.section)
+        if extension.is_folded:
+            panel.add_folded(extension.text, extension.call(panel), section, extension.tooltip)
+        else:
+            run = functools.partial(shown(_run), panel.controller, extension, panel)
+            panel.add_action(extension.text, extension.tooltip, run, section)
+
+
+def _run(controller: Any, extension: Extension, panel: AnnotatorWidget) -> None:
+    extension.call(panel)
