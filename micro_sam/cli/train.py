@@ -96,14 +96,11 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _check(data: Any, validation: Any, settings: TrainingSettings) -> int:
-    from micro_sam.training.preflight import check_training_data
+    from micro_sam.training.data import check_data
 
     usable = True
     for part in filter(None, (data, validation)):
-        report = check_training_data(
-            part.images, part.labels, part.image_key, part.label_key, settings.patch_shape, settings.min_size,
-            settings.unknown_label,
-        )  # fmt: skip
+        report = check_data(part, settings)
         print(report.table())
         usable = usable and report.is_usable
     return 0 if usable else 2
@@ -113,7 +110,7 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     if (args.val_images is None) != (args.val_labels is None):
         missing = "val_labels" if args.val_labels is None else "val_images"
         raise ParameterError(f"Validation needs images and labels; add --{missing}.")
-    from micro_sam.training.run import TrainingData
+    from micro_sam.training.data import TrainingData
 
     validation = None
     if args.val_images is not None:
@@ -145,7 +142,7 @@ def _kind(item: Field) -> dict[str, Any]:
         return {"type": model_name, "metavar": "NAME"}
     if item.name == "configuration":
         return {"choices": tuple(training_configurations())}
-    if isinstance(item.default, bool):
+    if isinstance(item.default, bool) or item.metadata["choices"] == (True, False):
         return {"action": argparse.BooleanOptionalAction}
     several = {"patch_shape": 2, "freeze": "+", "peft_blocks": "+"}.get(item.name)
     kind: dict[str, Any] = {} if several is None else {"nargs": several}

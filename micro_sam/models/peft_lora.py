@@ -18,7 +18,32 @@ from .peft_blocks import attention_dim, mlp_parts, qkv_layout, spread
 _MATRICES = ("q", "k", "v")
 
 
-class LowRankLinear(nn.Module):
+class UpdatedLinear(nn.Module):
+    """A frozen linear layer with an update that is trained; seen from outside it has the layer's shape.
+
+    Args:
+        linear: The layer.
+        rank: Rank of the update.
+    """
+
+    def __init__(self, linear: nn.Module, rank: int) -> None:
+        super().__init__()
+        if not isinstance(rank, int) or rank < 1:
+            raise ParameterError(f"The rank of the updates is a whole number of at least 1, got {rank!r}.")
+        self.linear = linear.requires_grad_(False)
+
+    @property
+    def in_features(self) -> int:
+        """Channels that go in."""
+        return self.linear.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Channels that come out."""
+        return self.linear.out_features
+
+
+class LowRankLinear(UpdatedLinear):
     """A linear layer with low-rank updates of some of its outputs, zero to begin with.
 
     Args:
@@ -31,9 +56,7 @@ class LowRankLinear(nn.Module):
     def __init__(
         self, linear: nn.Module, rank: int, matrices: Sequence[str] | None = None, layout: tuple[int, ...] | None = None
     ) -> None:
-        super().__init__()
-        _check_rank(rank)
-        self.linear = linear.requires_grad_(False)
+        super().__init__(linear, rank)
         self.matrices, self.layout = matrices, layout
         dim = linear.out_features if matrices is None else linear.out_features // 3
         for name in matrices or ("all",):
@@ -41,16 +64,6 @@ class LowRankLinear(nn.Module):
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
             self.register_parameter(f"lora_a_{name}", down)
             self.register_parameter(f"lora_b_{name}", nn.Parameter(torch.zeros(dim, rank)))
-
-    @property
-    def in_features(self) -> int:
-        """Channels that go in."""
-        return self.linear.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Channels that come out."""
-        return self.linear.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.linear(x)
@@ -78,7 +91,7 @@ class LowRankLinear(nn.Module):
         return updates[0].to(like.dtype) if self.matrices is None else spread(updates, self.layout, like)
 
 
-class FactorTunedLinear(nn.Module):
+class FactorTunedLinear(UpdatedLinear):
     """``qkv`` with updates of q and v that are products of three factors, of which the outer two may be shared.
 
     Args:
@@ -97,25 +110,14 @@ class FactorTunedLinear(nn.Module):
         dropout: float | None = 0.1,
         shared: tuple[nn.Linear, nn.Linear] | None = None,
     ) -> None:
-        super().__init__()
-        _check_rank(rank)
-        self.linear, self.layout = linear.requires_grad_(False), layout
+        super().__init__(linear, rank)
+        self.layout = layout
         dim = linear.in_features
         self.fact_u, self.fact_v = shared or (nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim, bias=False))
         if shared is None:
             nn.init.zeros_(self.fact_v.weight)
         self.fact_q, self.fact_value = (nn.Linear(rank, rank, bias=False) for _ in range(2))
         self.dropout = nn.Identity() if dropout is None else nn.Dropout(dropout)
-
-    @property
-    def in_features(self) -> int:
-        """Channels that go in."""
-        return self.linear.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Channels that come out."""
-        return self.linear.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.linear(x)
@@ -219,8 +221,3 @@ class FacTSurgery(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block(x)
-
-
-def _check_rank(rank: int) -> None:
-    if not isinstance(rank, int) or rank < 1:
-        raise ParameterError(f"The rank of the updates is a whole number of at least 1, got {rank!r}.")

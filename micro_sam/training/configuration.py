@@ -15,6 +15,9 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = training_configurations()
 _GIB = 2**30
 _BY_MEMORY = ((38, "A100"), (26, "V100"), (14, "rtx5000"), (9, "gtx3080"), (0, "gtx1080"))
 _CPU_MEMORY, _CPU_CORES = 16, 8
+_SAVES_MEMORY = ("gtx1080", "gtx3080")
+#: GiB that training a model with decoder takes without activation checkpointing, with room for everything else.
+_COMFORTABLE = {"vit_t": 4, "vit_b": 12, "vit_l": 20, "vit_h": 32}
 
 
 def find_configuration(device: Any = None) -> str:
@@ -51,12 +54,29 @@ def configuration(name: str | None, device: Any = None) -> dict[str, Any]:
     if name not in CONFIGURATIONS:
         raise ParameterError(f"The configuration is one of {', '.join(CONFIGURATIONS)}, got {name!r}.")
     values = dict(CONFIGURATIONS[name])
+    if name in _SAVES_MEMORY:
+        values["activation_checkpointing"] = True
     blocks = values.pop("attention_layers_to_update", None)
     if blocks is not None:
         from ..models.peft_sam import ClassicalSurgery
 
         values["peft_kwargs"] = {"peft_module": ClassicalSurgery, "attention_layers_to_update": list(blocks)}
     return values
+
+
+def has_little_memory(encoder: str, device: Any = None) -> bool:
+    """Whether a device has too little memory to keep all that an encoder computes for the backward pass.
+
+    Args:
+        encoder: "vit_t", "vit_b", "vit_l" or "vit_h".
+        device: Where to train.
+    """
+    import torch
+
+    device = get_device(device)
+    is_cuda = device.type == "cuda"
+    memory = torch.cuda.get_device_properties(device).total_memory / _GIB if is_cuda else _memory()
+    return memory < _COMFORTABLE[encoder]
 
 
 def _memory() -> float:

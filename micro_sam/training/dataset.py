@@ -174,6 +174,7 @@ def default_sam_dataset(
     is_multi_tensor: bool = True,
     *,
     unknown_label: int | None = None,
+    known_margin: int | None = None,
     label_transform: Callable | None = None,
 ) -> Dataset:
     """The data set for `train_sam` and `train_instance_segmentation`.
@@ -199,6 +200,8 @@ def default_sam_dataset(
         rois: A slice or slices that limit the data; a list of them for several images.
         is_multi_tensor: Whether a list of arrays holds several images. If not, each is a slice of one volume.
         unknown_label: A label that says that nothing is known, besides negative ones.
+        known_margin: Of partly annotated images, only this many pixels around annotated objects are background for sure,
+            the rest is unknown; None for all of the background.
         label_transform: Makes targets from labels (H, W) in the place of the default one.
 
     Returns:
@@ -221,9 +224,12 @@ def default_sam_dataset(
     if len(rois) != len(raws):
         raise ParameterError(f"There must be as many regions of interest as images, got {len(rois)} and {len(raws)}.")
     pairs = [
-        open_pair(raw, label, inner_key(raw, raw_key), inner_key(label, label_key), with_channels, roi, unknown_label)
+        open_pair(
+            raw, label, inner_key(raw, raw_key), inner_key(label, label_key), with_channels, roi, unknown_label,
+            known_margin,
+        )
         for raw, label, roi in zip(raws, labels, rois)
-    ]
+    ]  # fmt: skip
     pairs = _annotated(pairs)
     if label_transform is None:
         with_maps = with_segmentation_decoder or train_instance_segmentation_only

@@ -5,29 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch_em.trainer import DefaultTrainer
 
-from ..errors import CheckpointError, ParameterError
-from ..models.export import save_checkpoint
-from ..models.precision import has_native_bfloat16
+from ..errors import ParameterError
 from ..progress import Progress, drain
 from .logger import MetricsFile
-from .reproducible import kept_random_state, random_state, seed_everything, set_random_state
+from .modes import evaluating, fix_batch_norm, training_precision
+from .progress import TrainingProgress
+from .reproducible import kept_random_state, seed_everything, set_random_state
+from .stored import StoredTraining
+
+__all__ = ["ResumableTrainer", "evaluating", "fix_batch_norm"]
 
 logger = logging.getLogger(__name__)
 
 _SCHEDULERS_WITH_METRIC = (torch.optim.lr_scheduler.ReduceLROnPlateau,)
-_PLAIN = (bool, int, float, str, type(None))
 
 
-class ResumableTrainer(DefaultTrainer):
+class ResumableTrainer(StoredTraining, DefaultTrainer):
     """torch-em's trainer with a loop that can be stopped anywhere and gone on with, with the same result.
 
     What happens in an epoch follows from the seed, the epoch's number and the state at its beginning; a checkpoint in
@@ -41,6 +44,8 @@ class ResumableTrainer(DefaultTrainer):
         clip_gradients: Largest norm of the gradients; None for no limit.
         freeze_batch_norm: Keep the statistics of batch norms, as befits small batches and finetuning.
         settings: Plain values that are stored in the checkpoints and beside them.
+        stop: Ends the training when it is set; the epoch that runs is cut short and validated.
+        time_limit: Seconds after which it ends in the same way; None for no limit.
         **kwargs: Arguments of torch-em's ``DefaultTrainer``. ``mixed_precision_dtype`` is bfloat16 by default where the
             device computes it natively, float16 on other GPUs; on other CPUs ``mixed_precision`` has no effect.
     """
@@ -53,11 +58,13 @@ class ResumableTrainer(DefaultTrainer):
         clip_gradients: float | None = None,
         freeze_batch_norm: bool = True,
         settings: dict[str, Any] | None = None,
+        stop: threading.Event | None = None,
+        time_limit: float | None = None,
         **kwargs: Any,
     ) -> None:
         if gradient_accumulation < 1:
             raise ParameterError(f"gradient_accumulation is at least 1, got {gradient_accumulation}.")
-        kwargs["mixed_precision"], kwargs["mixed_precision_dtype"] = _precision(
+        kwargs["mixed_precision"], kwargs["mixed_precision_dtype"] = training_precision(
             kwargs["device"], kwargs.get("mixed_precision", True), kwargs.get("mixed_precision_dtype")
         )
         kwargs.setdefault("logger", None)
@@ -65,11 +72,13 @@ class ResumableTrainer(DefaultTrainer):
         self.seed, self.gradient_accumulation = seed, gradient_accumulation
         self.save_interval, self.clip_gradients = save_interval, clip_gradients
         self.freeze_batch_norm, self.settings = freeze_batch_norm, dict(settings or {})
+        self.stop, self.time_limit = stop or threading.Event(), time_limit
         self.logger: Any = None
         self.best_metric = math.inf
         self.current_metric = math.inf
         self._step_in_epoch = 0
         self._resume_state: dict[str, Any] | None = None
+        self._started = 0.0
         self._losses: dict[str, float] = {}
 
     # -- what a kind of training has to say
@@ -81,13 +90,6 @@ class ResumableTrainer(DefaultTrainer):
     def validation_step(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
         """The scores of a batch by name; "metric" is the one that decides, smaller is better."""
         raise NotImplementedError
-
-    def extra_state(self) -> dict[str, Any]:
-        """Further entries of the checkpoints."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what `extra_state` gave."""
 
     # -- tools for the steps
 
@@ -161,12 +163,14 @@ class ResumableTrainer(DefaultTrainer):
         start = Path(load_from_checkpoint) if load_from_checkpoint is not None else start
         if start is not None and (load_from_checkpoint is not None or start.exists()):
             self.load_checkpoint(start)
+        self._started = time.monotonic()
         try:
             while self._iteration < self.max_iteration and not self._is_stopped():
                 yield from self._epoch_steps()
-                self._finish_epoch(save_every_kth_epoch)
+                scores = self._finish_epoch(save_every_kth_epoch)
                 text = f"Epoch {self._epoch}: validation {self.current_metric:.4f}, best {self.best_metric:.4f}"
-                yield Progress(self._iteration, self.max_iteration, text)
+                is_best = self._best_epoch == self._epoch - 1
+                yield TrainingProgress(self._iteration, self.max_iteration, text, scores=scores, is_best=is_best)
         except GeneratorExit:
             self.save_checkpoint("latest")
             raise
@@ -193,7 +197,12 @@ class ResumableTrainer(DefaultTrainer):
         return [part for part in (self.model, self.loss) if isinstance(part, torch.nn.Module)]
 
     def _is_stopped(self) -> bool:
-        return self.early_stopping is not None and self._epoch - self._best_epoch > self.early_stopping
+        is_patient = self.early_stopping is None or self._epoch - self._best_epoch <= self.early_stopping
+        return not is_patient or self._is_called_off()
+
+    def _is_called_off(self) -> bool:
+        is_late = self.time_limit is not None and time.monotonic() - self._started > self.time_limit
+        return is_late or self.stop.is_set()
 
     def _epoch_steps(self) -> Iterator[Progress]:
         batches = self._batches()
@@ -202,8 +211,8 @@ class ResumableTrainer(DefaultTrainer):
         for x, y in batches:
             self._train_on(x, y)
             text = f"Epoch {self._epoch + 1}, loss {sum(self._losses.values()):.3f}"
-            yield Progress(self._iteration, self.max_iteration, text)
-            if self._iteration >= self.max_iteration:
+            yield TrainingProgress(self._iteration, self.max_iteration, text, losses=dict(self._losses))
+            if self._iteration >= self.max_iteration or self._is_called_off():
                 return
             if self.save_interval is not None and time.monotonic() - last_saved > self.save_interval:
                 self.save_checkpoint("latest")
@@ -244,7 +253,7 @@ class ResumableTrainer(DefaultTrainer):
             self.logger.log_step("train", self._iteration, self._losses, self.optimizer.param_groups[0]["lr"])
 
     def _step_optimizer(self) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = self.trained_parameters()
         if self.scaler is None:
             if self.clip_gradients is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, self.clip_gradients)
@@ -258,7 +267,7 @@ class ResumableTrainer(DefaultTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _finish_epoch(self, save_every_kth_epoch: int | None) -> None:
+    def _finish_epoch(self, save_every_kth_epoch: int | None) -> dict[str, float]:
         scores = self.validate()
         self.current_metric = scores["metric"]
         if self.lr_scheduler is not None:
@@ -277,6 +286,7 @@ class ResumableTrainer(DefaultTrainer):
         for name in (*names, "latest"):
             self.save_checkpoint(name)
         self._metrics.write()
+        return scores
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -294,124 +304,6 @@ class ResumableTrainer(DefaultTrainer):
             self.logger.log_step("validation", self._iteration, scores, None)
         return scores
 
-    # -- checkpoints
-
-    def save_checkpoint(self, name: str, *_: Any, **__: Any) -> None:
-        """Write ``<name>.pt`` into the checkpoint folder; it has this name only once it is complete."""
-        state: dict[str, Any] = {
-            "model_state": self.model.state_dict(),
-            **self.extra_state(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "iteration": self._iteration,
-            "epoch": self._epoch,
-            "step_in_epoch": self._step_in_epoch,
-            "best_epoch": self._best_epoch,
-            "best_metric": self.best_metric,
-            "current_metric": self.current_metric,
-            "random_state": random_state(),
-            "metrics": self._metrics.state(),
-            "settings": _plain(self.settings),
-        }
-        if self.scaler is not None:
-            state["scaler_state"] = self.scaler.state_dict()
-        if self.lr_scheduler is not None:
-            state["scheduler_state"] = _scheduler_state(self.lr_scheduler)
-        if self._step_in_epoch % self.gradient_accumulation:
-            state["gradients"] = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
-        save_checkpoint(state, Path(self.checkpoint_folder, f"{name}.pt"))
-
-    def load_checkpoint(self, checkpoint: str | os.PathLike | dict[str, Any] = "best") -> dict[str, Any]:
-        """Go on from a checkpoint of this class.
-
-        Args:
-            checkpoint: "best", "latest", or a path.
-
-        Raises:
-            CheckpointError: It cannot be read, or belongs to another network.
-        """
-        state = checkpoint if isinstance(checkpoint, dict) else self._read(checkpoint)
-        try:
-            self.model.load_state_dict(state["model_state"])
-            self.load_extra_state(state)
-            self.optimizer.load_state_dict(state["optimizer_state"])
-            if self.scaler is not None and state.get("scaler_state"):
-                self.scaler.load_state_dict(state["scaler_state"])
-            if self.lr_scheduler is not None and "scheduler_state" in state:
-                self.lr_scheduler.load_state_dict(state["scheduler_state"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"The training in {self.checkpoint_folder} cannot go on, it was made with other settings ({reason}): "
-                "use the same ones, another name, or overwrite it."
-            ) from error
-        for name in ("iteration", "epoch", "best_epoch", "step_in_epoch"):
-            setattr(self, f"_{name}", state[name])
-        self.best_metric, self.current_metric = state["best_metric"], state["current_metric"]
-        self._resume_state = state["random_state"] if self._step_in_epoch else None
-        self._metrics.set_state(state["metrics"])
-        gradients = state.get("gradients")
-        if gradients is not None:
-            for p, g in zip((p for group in self.optimizer.param_groups for p in group["params"]), gradients):
-                p.grad = g
-        return state
-
-    def _read(self, checkpoint: str | os.PathLike) -> dict[str, Any]:
-        path = Path(checkpoint)
-        if str(checkpoint) in ("best", "latest"):
-            path = Path(self.checkpoint_folder, f"{checkpoint}.pt")
-        try:
-            return torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is not a checkpoint that a training can go on from ({type(error).__name__}): start it anew."
-            ) from error
-
-
-def fix_batch_norm(module: torch.nn.Module) -> None:
-    """Let batch norms normalise with the statistics they have, and not change them."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.eval()
-
-
-@contextmanager
-def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
-    """Inside, the modules are in evaluation mode and no gradients are computed."""
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in zip(modules, modes):
-            module.train(mode)
-
-
-def _precision(device: Any, mixed: bool, dtype: str | None) -> tuple[bool, str]:
-    device = torch.device(device)
-    if dtype is not None:
-        return mixed, dtype
-    if has_native_bfloat16(device):
-        return mixed, "bfloat16"
-    return mixed and device.type == "cuda", "float16"
-
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def _scheduler_state(scheduler: Any) -> dict[str, Any]:
-    return {key: value for key, value in scheduler.state_dict().items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v) for v in value)
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    return isinstance(value, _PLAIN)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value if _is_plain(value) else str(value) for key, value in settings.items()}

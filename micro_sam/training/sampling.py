@@ -26,6 +26,7 @@ class Pair:
         channels_axis: Where the image has its channels: None, 0 or -1.
         roi: Slices that limit both; None for everything.
         unknown_label: The label that says that nothing is known, besides negative ones.
+        known_margin: Background farther than this many pixels from any object of a patch is unknown; None for none of it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Pair:
     channels_axis: int | None
     roi: tuple[slice, ...] | None = None
     unknown_label: int | None = None
+    known_margin: int | None = None
     _ranges: dict[int, NormalizationRange] = field(default_factory=dict, repr=False)
 
     @property
@@ -72,7 +74,7 @@ class Pair:
         if self.unknown_label is not None:
             unknown |= labels == self.unknown_label
         labels[unknown] = UNKNOWN
-        return labels
+        return labels if self.known_margin is None else _only_near_objects(labels, self.known_margin)
 
     def contrast(self, plane: int) -> NormalizationRange:
         """What becomes black and white in a plane, as it will be in use: the whole plane's minimum and maximum."""
@@ -96,6 +98,7 @@ def open_pair(
     with_channels: bool | None = None,
     roi: Any = None,
     unknown_label: int | None = None,
+    known_margin: int | None = None,
 ) -> Pair:
     """Open an image and its labels, files or arrays, without reading them where the format allows.
 
@@ -107,6 +110,7 @@ def open_pair(
         with_channels: Whether the image has channels; found from the shapes if None.
         roi: A slice or slices that limit both.
         unknown_label: The label that says that nothing is known, besides negative ones.
+        known_margin: See `Pair`.
 
     Raises:
         ImageError: The image and its labels do not belong together, or the labels are no labels.
@@ -122,7 +126,16 @@ def open_pair(
     if roi is not None:
         roi = roi if isinstance(roi, tuple) else (roi,)
         roi = roi + (slice(None),) * (len(labels.shape) - len(roi))
-    return Pair(name, raw, labels, axis, roi, unknown_label)
+    return Pair(name, raw, labels, axis, roi, unknown_label, known_margin)
+
+
+def _only_near_objects(labels: np.ndarray, margin: int) -> np.ndarray:
+    """Labels whose background is unknown where no object is near."""
+    from scipy.ndimage import distance_transform_edt
+
+    objects = labels > 0
+    far = distance_transform_edt(~objects) > margin if objects.any() else np.ones(labels.shape, bool)
+    return np.where(far & (labels == 0), UNKNOWN, labels)
 
 
 def _open(source: Any, key: str | None) -> Any:

@@ -67,6 +67,10 @@ class TrainingSettings:
     n_iterations: int | None = _setting(
         None, "Iterations", "How many batches to train, in the place of epochs.", (1, None), optional=True
     )
+    max_minutes: int | None = _setting(
+        None, "Minutes", "Stop after this many minutes and keep the best; no limit if left open.", (1, None),
+        optional=True,
+    )  # fmt: skip
     early_stopping: int | None = _setting(
         10, "Patience", "Stop after this many epochs without a better validation.", (1, None), optional=True
     )
@@ -75,9 +79,10 @@ class TrainingSettings:
     gradient_accumulation: int = _setting(
         1, "Accumulated batches", "Batches whose gradients are added up before a step.", (1, 1024), group="memory"
     )
-    activation_checkpointing: bool = _setting(
-        False, "Save memory", "Compute the encoder twice instead of keeping what it computed.", group="memory"
-    )
+    activation_checkpointing: bool | None = _setting(
+        None, "Save memory", "Compute the encoder twice instead of keeping what it computed; where memory is little if "
+        "left open.", choices=(True, False), group="memory", optional=True,
+    )  # fmt: skip
     n_objects_per_batch: int | None = _setting(
         None, "Objects", "Prompted objects in each image.", (1, 1000), group="memory", optional=True
     )
@@ -106,6 +111,10 @@ class TrainingSettings:
     unknown_label: int | None = _setting(
         None, "Unlabelled", "The label of area that was not annotated; negative labels always mean that.",
         (None, None), group="data", optional=True,
+    )  # fmt: skip
+    known_margin: int | None = _setting(
+        None, "Known margin", "Of partly annotated images, only this many pixels around annotated objects are background "
+        "for sure; all of the background if left open.", (1, 1000), group="data", optional=True,
     )  # fmt: skip
     preprocess: str | None = _setting(
         None, "Contrast", "How patches are normalised; by default as in use, from the whole image.",
