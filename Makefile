@@ -1,6 +1,7 @@
 # Two commands do all set-up on a Linux machine that has Python 3.11 and make:
 #   make demo   segments a bundled microscopy image with the bundled model and says where the results are
 #   make test   runs every test
+#   make doc    builds the documentation as web pages
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 DISPLAY_SIZE = 1920x1080x24
 
-.PHONY: demo test lint clean help
+.PHONY: demo test doc lint clean help
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -44,6 +45,15 @@ test: $(BIN)/.installed-test
 	else \
 		$(BIN)/python -m pytest $(PYTEST_ARGS); \
 	fi
+
+$(BIN)/.installed-doc: $(BIN)/.installed
+	@echo "Installing what builds the documentation into $(VENV) ..."
+	$(PIP) install --editable ".[doc]"
+	@touch $@
+
+doc: $(BIN)/.installed-doc
+	$(BIN)/sphinx-build -q -W --keep-going -b html doc doc/_build/html
+	@echo "The documentation is in doc/_build/html/index.html"
 
 lint: $(BIN)/.installed-test
 	$(BIN)/ruff check
