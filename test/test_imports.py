@@ -42,6 +42,7 @@ LAYERS = (
         "training",
         "bioimageio",
         "distributed",
+        "exports",
     },
     {"sam_annotator"},
     {"cli"},

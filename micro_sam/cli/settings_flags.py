@@ -74,11 +74,12 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, owners: dict[str, Field
         group.add_argument(f"--{_flag(name)}", action=argparse.BooleanOptionalAction, **kwargs)
         return
     ranges = [field.metadata["range"] for field in owners.values()]
-    kwargs |= {"type": _number(type(item.default), ranges), "metavar": "N" if isinstance(item.default, int) else "X"}
+    kwargs |= {"type": number(type(item.default), ranges), "metavar": "N" if isinstance(item.default, int) else "X"}
     group.add_argument(f"--{_flag(name)}", **kwargs)
 
 
-def _number(kind: type, ranges: list[tuple[float | None, float | None] | None]) -> Callable[[str], Any]:
+def number(kind: type, ranges: list[tuple[float | None, float | None] | None]) -> Callable[[str], Any]:
+    """An argument type: a whole or real number in one of the ranges; None leaves a side open."""
     lows = [r[0] for r in ranges if r is not None and r[0] is not None]
     highs = [r[1] for r in ranges if r is not None and r[1] is not None]
 

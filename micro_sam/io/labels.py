@@ -110,7 +110,7 @@ def _write_tif(path: Path, labels: np.ndarray, resolution: Resolution, axes: str
     flavour = resolution.flavour or ("imagej" if resolution.size and resolution.tags is None else None)
     if flavour == "imagej" and labels.dtype == np.uint16 and labels.nbytes < _IMAGEJ_MOST_BYTES:
         arguments |= {"imagej": True, "metadata": _imagej_metadata(axes, resolution)}
-    elif flavour is not None and resolution.ome_unit is not None:
+    elif flavour == "ome" or (flavour is not None and resolution.ome_unit is not None):
         arguments |= {"ome": True, "metadata": _ome_metadata(axes, resolution)}
     else:
         arguments |= {"metadata": {"axes": axes}}
@@ -139,7 +139,7 @@ def _imagej_metadata(axes: str, resolution: Resolution) -> dict[str, Any]:
 
 def _ome_metadata(axes: str, resolution: Resolution) -> dict[str, Any]:
     metadata: dict[str, Any] = {"axes": axes}
-    for axis, size in resolution.size.items():
+    for axis, size in resolution.size.items() if resolution.ome_unit is not None else ():
         metadata[f"PhysicalSize{axis.upper()}"] = size
         metadata[f"PhysicalSize{axis.upper()}Unit"] = resolution.ome_unit
     return metadata

@@ -124,7 +124,7 @@ def read_geff(path: str | os.PathLike) -> TrackGraph:
     time, space = _axes(metadata, path)
     tracklets = (metadata.track_node_props or {}).get("tracklet", "track_id")
     try:
-        points, lineages = _tracks_of(graph, time, space, tracklets)
+        points, lineages = tracks_of_graph(graph, time, space, tracklets)
     except TrackError as error:
         raise InputError(f"The tracks in '{path}' cannot be used: {error}") from error
     return TrackGraph(points, lineages, tuple(space), _labels_path(metadata, path))
@@ -196,7 +196,7 @@ def _axes(metadata: Any, path: Path) -> tuple[str, list[str]]:
     return time[0], space
 
 
-def _tracks_of(
+def tracks_of_graph(
     graph: Any, time: str, space: Sequence[str], tracklets: str
 ) -> tuple[np.ndarray, list[dict[int, list[int]]]]:
     """Points and lineages of a graph; nodes follow each other in a track until the graph branches or merges."""
