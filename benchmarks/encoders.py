@@ -8,13 +8,16 @@ turn counts. The ceiling is the speed of matrix products in the contestant's num
 
 Agreement: masks from the same prompts (points in objects, and their boxes) on the embeddings of both networks; for the
 decoder, its three maps. vit_t and its masks use the bundled weights. There are none for vit_b and UNETR in the
-package, so these use random weights, and their masks are thresholded at the median of the baseline's logits.
+package, so these use random weights, and their masks are thresholded at the median of the baseline's logits. Random maps
+are flat, so that rounding decides; with ``--imitate 200`` UNETR first learns for 200 steps what the bundled decoder says of
+the same images, and its foreground is thresholded at one half, as in use.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import math
 import time
 import warnings
@@ -37,6 +40,7 @@ from micro_sam.io import load_image_data
 from micro_sam.models.accelerate import accelerate_decoder, accelerate_mask_decoder, accelerate_sam
 from micro_sam.models.build_sam import build_sam
 from micro_sam.models.decoder import UNETRDecoder
+from micro_sam.models.decoder_adapter import build_decoder
 from micro_sam.models.predictor import get_sam_model
 
 TARGETS = {
@@ -169,9 +173,9 @@ def compare_masks(first: torch.Tensor, second: torch.Tensor) -> str:
     return f"of {iou.numel()} masks: mean {iou.mean():.4f}, least {iou.min():.3f}"
 
 
-def map_agreement(_: int, expected: torch.Tensor, maps: torch.Tensor) -> str:
+def map_agreement(_: int, expected: torch.Tensor, maps: torch.Tensor, trained: bool = False) -> str:
     """Differences of the decoder's maps, and the IoU of the foreground."""
-    threshold = expected[:, :1].median()
+    threshold = 0.5 if trained else expected[:, :1].median()
     first, second = expected[:, 0] > threshold, maps[:, 0] > threshold
     iou = (first & second).sum() / (first | second).sum()
     return f"foreground IoU {iou:.4f}; maps differ by {(maps - expected).abs().mean():.1e}"
@@ -204,13 +208,40 @@ class _Encoder(nn.Module):
     img_size, embed_dim, in_chans = SIDE, 256, 3
 
 
-def decoder_case(features: list[torch.Tensor]) -> Case:
-    """torch-em's decoder and ours, with the same weights."""
+def imitate(decoder: nn.Module, teacher: nn.Module, features: list[torch.Tensor], steps: int) -> nn.Module:
+    """Train a decoder to give the maps of another one, on random windows of features; batch norms stay as they are."""
+    optimizer = torch.optim.AdamW(decoder.parameters(), 5e-4)
+    rng = np.random.default_rng(0)
+    with torch.enable_grad():
+        for step in range(steps):
+            y, x = rng.integers(0, 40, 2)
+            window = features[step % len(features)][..., y : y + 24, x : x + 24].clone()
+            with torch.autocast("cpu", torch.bfloat16):
+                target = nn.functional.interpolate(
+                    teacher.maps(window).sigmoid().detach(), scale_factor=2, mode="bilinear"
+                )
+                maps = decoder.maps(window)
+            loss = nn.functional.binary_cross_entropy_with_logits(maps.float(), target.float())
+            loss.backward()
+            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = 5e-4 * (1 - step / steps)
+            if step % 20 == 0 or step == steps - 1:
+                print(f"UNETR imitates: step {step}, cross entropy {loss.item():.4f}", flush=True)
+    return decoder.requires_grad_(False).eval()
+
+
+def decoder_case(features: list[torch.Tensor], teacher: nn.Module | None, steps: int) -> Case:
+    """torch-em's decoder and ours, with the same weights: random ones, or those that imitate a teacher."""
     from torch_em.model import UNETR
 
     options = {"use_sam_stats": True, "use_skip_connection": False, "resize_input": True}
     unetr = UNETR(encoder=_Encoder(), out_channels=3, final_activation="Sigmoid", **options).eval()
     decoder = randomise(UNETRDecoder())
+    if steps:
+        decoder = imitate(decoder.requires_grad_(True), teacher, features, steps)
     unetr.load_state_dict(decoder.state_dict())
     shape = (SIDE, SIDE)
 
@@ -218,7 +249,8 @@ def decoder_case(features: list[torch.Tensor]) -> Case:
         return lambda x: network(x, shape, shape)
 
     fast = {p: wrap(accelerate_decoder(copy.deepcopy(decoder), p)) for p in ("float32", "bfloat16")}
-    return Case("UNETR", lambda x: unetr.decode((x, None, None), shape, shape), fast, features, map_agreement)
+    agreement = functools.partial(map_agreement, trained=steps > 0)
+    return Case("UNETR", lambda x: unetr.decode((x, None, None), shape, shape), fast, features, agreement)
 
 
 def measure(case: Case, rounds: int, limits: dict[str, float], with_profile: bool) -> None:
@@ -271,6 +303,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3, help="On how many images results are compared.")
     parser.add_argument("--rounds", type=int, default=3, help="How often each network has its turn.")
     parser.add_argument("--networks", nargs="+", default=["vit_t", "vit_b", "UNETR", "masks"], help="Which to measure.")
+    parser.add_argument("--imitate", type=int, default=0, help="Steps for which UNETR learns from the bundled decoder.")
     parser.add_argument("--profile", action="store_true", help="Print the slowest operations of every row.")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -284,7 +317,9 @@ def main() -> None:
     for name in arguments.networks:
         if name == "UNETR":
             encoder = accelerate_sam(copy.deepcopy(tiny), "float32").image_encoder
-            case = decoder_case([encoder(prepare(tiny, sample.image)) for sample in samples])
+            teacher = build_decoder(get_sam_model("vit_t_builtin", device="cpu").decoder_state).requires_grad_(False)
+            features = [encoder(prepare(tiny, sample.image)) for sample in samples]
+            case = decoder_case(features, teacher, arguments.imitate)
         elif name == "masks":
             case = prompt_case(tiny, samples)
         elif name == "vit_t":
