@@ -9,6 +9,7 @@ from micro_sam.errors import PromptError
 from micro_sam.progress import Progress
 from micro_sam.sam_annotator.control.base import RECOVERY, SAVING, Control, shown
 from micro_sam.sam_annotator.jobs import Job
+from micro_sam.sam_annotator.session.pruning import prune_journals
 from micro_sam.sam_annotator.session.recovery import Unfinished, find_unfinished, give_up
 from micro_sam.sam_annotator.session.saving import iter_save
 from micro_sam.sam_annotator.session.state import LAYER_PREFIX
@@ -23,7 +24,9 @@ class RecordControl(Control):
 
         def search():
             yield Progress(0, 0, "Look for earlier work")
-            return find_unfinished(image, kind, beside)
+            found = find_unfinished(image, kind, beside)
+            prune_journals(beside)
+            return found
 
         self.jobs.start(Job(RECOVERY, search, on_done=self._on_unfinished))
 

@@ -22,7 +22,8 @@ from micro_sam.sam_annotator.session.state import COMMITTED
 if TYPE_CHECKING:
     from micro_sam.sam_annotator.session.image import AnnotatedImage
 
-_NO_WORK = ("open", "layer", "load", "closed", "restored")
+#: Lines of a journal that are no work of a person.
+NO_WORK = ("open", "layer", "load", "closed", "restored")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _unfinished(folder: Path, image: AnnotatedImage, kind: str) -> Unfinished | 
     header = records[0].content if records else {}
     if header.get("annotator") != kind or header["image"]["fingerprint"] != image.fingerprint:
         return None
-    work = [record for record in records if record.do not in _NO_WORK]
+    work = [record for record in records if record.do not in NO_WORK]
     if not work or work[-1].do in ("saved", "discarded"):
         return None
     state = state_for(header)
