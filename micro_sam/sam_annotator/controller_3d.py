@@ -14,24 +14,26 @@ from micro_sam.multi_dimensional_segmentation.projection import PropagationSetti
 from micro_sam.multi_dimensional_segmentation.volume_settings import volume_arguments
 from micro_sam.progress import Progress
 from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, shown
+from micro_sam.sam_annotator.control.doubtful import DoubtfulControl
 from micro_sam.sam_annotator.controller import AnnotatorController
 from micro_sam.sam_annotator.hints import Situation
 from micro_sam.sam_annotator.layers import Hit
 from micro_sam.sam_annotator.session.automatic_volume import iter_prepare_slices, iter_segment_volume
 from micro_sam.sam_annotator.session.propagation import ReachedSlice, iter_run
 from micro_sam.sam_annotator.session.state import AUTO, REACHED
-from micro_sam.sam_annotator.session.volume import DOUBTFUL, VolumeSession
+from micro_sam.sam_annotator.session.volume import VolumeSession
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
     from micro_sam.sam_annotator.annotator_3d import Annotator3d
+    from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList
 
 PROPAGATION = "propagation"
 _PROPAGATION_NAMES = frozenset(item.name for item in fields(PropagationSettings))
 
 
-class Controller3d(AnnotatorController):
+class Controller3d(DoubtfulControl, AnnotatorController):
     """One 3d annotator in one viewer."""
 
     image_slots: ClassVar[tuple[str, ...]] = (EMBEDDINGS, AUTOMATIC, PROPAGATION)
@@ -41,7 +43,6 @@ class Controller3d(AnnotatorController):
 
     _limits_wanted: tuple[int | None, int | None] = (None, None)
     _waits_for_answer = _waits_for_embeddings = _commit_when_reached = False
-    _doubtful_below: float = DOUBTFUL
 
     def _table(self) -> list[tuple[Any, Callable]]:
         widget, volume = self.panel.propagation, self.panel.volume
@@ -50,7 +51,8 @@ class Controller3d(AnnotatorController):
             *super()._table(),
             (widget.propagate_requested, self.propagate),
             (widget.settings_changed, self._on_propagation_settings),
-            (widget.slice_chosen, self.look_at),
+            (widget.doubtful.chosen, self.look_at),
+            (widget.doubtful.next_requested, self.look_at_next_doubtful),
             (widget.limit_here, self._on_limit_here),
             (volume.settings_changed, self._on_volume_settings),
             (self.embeddings_ready, self._go_on_with_embeddings),
@@ -186,13 +188,8 @@ class Controller3d(AnnotatorController):
     def _on_propagated(self, reached: list[int]) -> None:
         self._take_arrived()
         self.session.finish_propagation(reached)
-        doubtful = self.session.doubtful(self._doubtful_below)
         text = f"The object reaches from slice {reached[0]} to {reached[-1]}."
-        if doubtful:
-            many = f"{len(doubtful)} slices are doubtful" if len(doubtful) > 1 else "1 slice is doubtful"
-            text += f" {many}: look at the list [J], add prompts and propagate again, or commit [C]."
-        else:
-            text += " Commit it [C], or add prompts where it is wrong and propagate again."
+        text += self._doubtful_text() or " Commit it [C], or add prompts where it is wrong and propagate again."
         self.say(text, "done")
 
     @shown
@@ -264,28 +261,14 @@ class Controller3d(AnnotatorController):
 
     # Doubtful slices
 
-    @shown
-    def look_at(self, i: int) -> None:
-        """Go to a slice."""
-        self.layers.go_to(i)
-
-    @shown
-    def look_at_next_doubtful(self) -> None:
-        """Go to the next doubtful slice above this one, else to the lowest."""
-        slices = sorted(z for z, _ in self.session.doubtful(self._doubtful_below)) if self.session.labels else []
-        if not slices:
-            raise PromptError("There is no doubtful slice: propagate an object with Shift+S first.")
-        here = self.layers.current_slice() or 0
-        self.layers.go_to(next((z for z in slices if z > here), slices[0]))
+    @property
+    def _doubtful_list(self) -> DoubtfulList:
+        return self.panel.propagation.doubtful
 
     def _on_stepped(self) -> None:
         super()._on_stepped()
         if not self.jobs.is_running(PROPAGATION):
             self._show_doubtful()
-
-    def _show_doubtful(self) -> None:
-        there = self.session.labels and not self._closed
-        self.panel.propagation.show_doubtful(self.session.doubtful(self._doubtful_below) if there else [])
 
     def next_step(self, now: Situation) -> str:
         """What to do next, as a sentence."""

@@ -17,6 +17,7 @@ from micro_sam.sam_annotator.session.tracking import TrackingSession
 
 if TYPE_CHECKING:
     from micro_sam.sam_annotator.layers_tracking import TrackingLayers
+    from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList
 
 
 class TrackingController(FollowControl, TrackControl, AnnotatorController):
@@ -25,6 +26,8 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
     session: TrackingSession
     layers: TrackingLayers
     image_slots = (EMBEDDINGS, AUTOMATIC, FOLLOWING, LOADING)
+    _to_follow = "track an object with Shift+S first"
+    _slice_name = "frame"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._first_click: tuple[str, int] | None = None
@@ -37,6 +40,9 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         return [
             *super()._table(),
             (panel.follow.follow_requested, self.follow),
+            (panel.follow.form.changed, self._on_follow_settings),
+            (panel.follow.doubtful.chosen, self.look_at),
+            (panel.follow.doubtful.next_requested, self.look_at_next_doubtful),
             (panel.follow.menu.track_chosen, self.choose_track),
             (panel.follow.menu.state_chosen, self.choose_state),
             (panel.tracks.tool_chosen, self.use_edit_tool),
@@ -50,6 +56,7 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
     def _key_actions(self) -> dict[str, Callable[[], Any]]:
         actions = super()._key_actions()
         actions |= {"Shift-S": self.follow, "Shift-V": self.toggle_state, "Shift-N": self.next_track}
+        actions["J"] = self.look_at_next_doubtful
         for key, tool in (("L", "relink"), ("J", "join"), ("K", "cut"), ("R", "erase")):
             actions[f"Shift-{key}"] = functools.partial(self.act_under_cursor, tool)
         return actions
@@ -60,6 +67,7 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         super().restore()
         self._on_draft(self.session.draft)
         self._draw_tracks_later()
+        self._show_doubtful()
 
     # What is shown
 
@@ -68,6 +76,20 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         super().show_layers()
         self._on_draft(self.session.draft)
         self._draw_tracks_later()
+
+    @property
+    def _doubtful_list(self) -> DoubtfulList:
+        return self.panel.follow.doubtful
+
+    @shown
+    def _on_follow_settings(self) -> None:
+        self._doubtful_below = self.panel.follow.form.values().doubtful_below
+        self._show_doubtful()
+
+    def _on_stepped(self) -> None:
+        super()._on_stepped()
+        if not self.jobs.is_running(FOLLOWING):
+            self._show_doubtful()
 
     def _on_lineage(self, lineage: Lineage) -> None:
         self._draw_tracks_later()

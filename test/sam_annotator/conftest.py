@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import movie_toys
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from annotator_toys import discs
 from micro_sam.embeddings import precompute_image_embeddings
 from micro_sam.models.predictor import get_sam_model
 from micro_sam.sam_annotator.session import AnnotatedImage, AnnotationSession
+from micro_sam.sam_annotator.session.loading import Ready
+
+if TYPE_CHECKING:
+    from window_driver import Window
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +59,30 @@ def movie() -> tuple:
 @pytest.fixture(scope="session")
 def movie_embeddings(predictor, movie):
     return precompute_image_embeddings(predictor, movie[0], ndim=3, verbose=False)
+
+
+@pytest.fixture
+def open_tracking(
+    make_napari_viewer, movie, predictor, movie_embeddings, tmp_path, monkeypatch
+) -> Iterator[Callable[..., Window]]:
+    """Opens the annotator with the movie, as from the Plugins menu, with its embeddings or without."""
+    from window_driver import open_window
+
+    from micro_sam.sam_annotator import AnnotatorTracking
+
+    monkeypatch.setenv("MICROSAM_CACHEDIR", str(tmp_path / "cache"))
+    opened: list[Window] = []
+
+    def open_(ready: bool = True, tracks: bool = False, **options) -> Window:
+        window = open_window(make_napari_viewer(show=True), AnnotatorTracking, movie[0], **options)
+        opened.append(window)
+        if ready:
+            window.controller._on_ready(window.widget.embedding.model_choice(), Ready(predictor, movie_embeddings))
+        if tracks:
+            window.controller.begin_with((movie[1], movie[2]))
+        window.settle(5)
+        return window
+
+    yield open_
+    for window in opened:
+        window.controller.close()

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from annotator_toys import iou
 from movie_toys import ALONE, DAUGHTERS, MOTHER, centre
-from window_driver import Window, open_window
+from tracking_windows import click, done, go_to
+from window_driver import Window
 
 from micro_sam.cli import annotator_tracking as command
 from micro_sam.io import read_ctc, read_tracks, write_tracks
 from micro_sam.sam_annotator import AnnotatorTracking, annotator_tracking, create_tracking_menu
 from micro_sam.sam_annotator.session.lineage import Lineage
 from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
-
-
-@pytest.fixture
-def open_tracking(make_napari_viewer, movie, predictor, movie_embeddings, tmp_path, monkeypatch):
-    """Opens the annotator with the movie, as from the Plugins menu, with its embeddings or without."""
-    monkeypatch.setenv("MICROSAM_CACHEDIR", str(tmp_path / "cache"))
-    opened: list[Window] = []
-
-    def open_(ready: bool = True, tracks: bool = False, **options) -> Window:
-        window = open_window(make_napari_viewer(show=True), AnnotatorTracking, movie[0], **options)
-        opened.append(window)
-        if ready:
-            window.controller._on_ready(window.widget.embedding.model_choice(), _ready(predictor, movie_embeddings))
-        if tracks:
-            window.controller.begin_with((movie[1], movie[2]))
-        window.settle(5)
-        return window
-
-    yield open_
-    for window in opened:
-        window.controller.close()
-
-
-def _ready(predictor, embeddings):
-    from micro_sam.sam_annotator.session.loading import Ready
-
-    return Ready(predictor, embeddings)
-
-
-def go_to(window: Window, frame: int) -> None:
-    window.viewer.dims.set_point(0, frame * window.controller.layers.image.scale[0])
-    window.settle(3)
-
-
-def click(window: Window, track: int, frame: int) -> None:
-    """Click a cell of the movie in its frame."""
-    go_to(window, frame)
-    window.click(*centre(track, frame))
-    window.answered()
-    window.settle(3)
-
-
-def done(window: Window) -> None:
-    window.wait(lambda: not window.controller.jobs.is_running())
-    window.settle(5)
 
 
 def test_click_divide_track_commit_undo(open_tracking, movie):

@@ -6,7 +6,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from micro_sam.errors import PromptError
-from micro_sam.sam_annotator.control.base import EMBEDDINGS, Control, shown
+from micro_sam.sam_annotator.control.base import EMBEDDINGS, shown
+from micro_sam.sam_annotator.control.doubtful import DoubtfulControl
 from micro_sam.sam_annotator.session.following import Follower, iter_follow, plan_following
 from micro_sam.sam_annotator.session.lineage import Draft
 from micro_sam.sam_annotator.session.prompts import DIVISION, TRACK, Prompts
@@ -22,7 +23,7 @@ FOLLOWING = "following"
 _STATES = (TRACK, DIVISION)
 
 
-class FollowControl(Control):
+class FollowControl(DoubtfulControl):
     """Which track the next prompts belong to, and following tracks through time."""
 
     session: TrackingSession
@@ -148,16 +149,14 @@ class FollowControl(Control):
                 "the lineage [C]."
             )
         else:
-            self.say(
-                "Tracked. Look through the frames, correct with prompts and Shift+S, then commit the lineage [C].",
-                "done",
-            )
-
+            rest = " Look through the frames, correct with prompts and Shift+S, then commit the lineage [C]."
+            self.say("Tracked." + (self._doubtful_text() or rest), "done")
         if self._commit_when_followed:
             self.panel.later(lambda: None if self._closed else self.commit())
 
     def _on_follow_end(self) -> None:
         self._commit_when_followed = False
+        self._show_doubtful()
 
     @shown
     def commit(self) -> None:

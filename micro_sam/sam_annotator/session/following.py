@@ -12,6 +12,7 @@ from micro_sam.errors import PromptError
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
 from micro_sam.multi_dimensional_segmentation.through_time import iter_track_masks
 from micro_sam.progress import Progress
+from micro_sam.sam_annotator.session.certainty import DOUBTFUL
 from micro_sam.sam_annotator.session.diff import Diff
 from micro_sam.sam_annotator.session.frames import ids_of
 from micro_sam.sam_annotator.session.segmentation import Request, own_predictor
@@ -43,6 +44,12 @@ class FollowSettings:
         default=0.5,
         metadata=_described(
             "Motion smoothing", (0.0, 1.0), "Which share of its earlier motion an object keeps; less for abrupt motion."
+        ),
+    )
+    doubtful_below: float = field(
+        default=DOUBTFUL,
+        metadata=_described(
+            "Doubtful below", (0.0, 1.0), "Frames in which the model is less certain than this of a track are listed."
         ),
     )
     box_extension: float = field(
@@ -85,10 +92,12 @@ class FollowedFrame:
     Attributes:
         frame: Which.
         plane: Their labels (YX).
+        certainty: How sure the model is of the one that is least certain, 0 to 1; None if all are as a person gave them.
     """
 
     frame: int
     plane: np.ndarray
+    certainty: float | None = None
 
 
 def plan_following(session: TrackingSession) -> FollowPlan:
@@ -170,10 +179,17 @@ def iter_follow(
             except StopIteration as stop:
                 return stop.value
             if step.z is not None:
-                yield FollowedFrame(step.z, np.array(step.result.segmentation[step.z]))
+                plane = np.array(step.result.segmentation[step.z])
+                yield FollowedFrame(step.z, plane, _certainty(step.result, step.z))
             yield Progress(step.done, step.total, "Track through time")
     finally:
         work.close()
+
+
+def _certainty(result: PropagationResult, frame: int) -> float | None:
+    """How sure the model is of the track in a frame that is least certain; None if it followed none into it."""
+    scores = [by_frame[frame] for by_frame in result.scores.values() if frame in by_frame]
+    return min((score.score for score in scores if score.origin != "annotated"), default=None)
 
 
 class Follower:
@@ -194,7 +210,7 @@ class Follower:
         """Write masks of a frame."""
         if isinstance(item, FollowedFrame):
             self._visited.add(item.frame)
-            self._write(self._diff(item.frame, item.plane))
+            self._write(self._diff(item.frame, item.plane), self.session._certainty_diff(item.frame, item.certainty))
             return
         frame = item.request.i
         there = ids_of(self.session.labels[CURRENT][frame])
@@ -206,7 +222,8 @@ class Follower:
         """Remove what is left of the tracks where they are not any more."""
         for frame in range(min(self.plan.starts.values()), len(result.segmentation)):
             if frame not in self._visited:
-                self._write(self._diff(frame, np.asarray(result.segmentation[frame])))
+                nothing = self.session._certainty_diff(frame, None)
+                self._write(self._diff(frame, np.asarray(result.segmentation[frame])), nothing)
 
     def _diff(self, frame: int, plane: np.ndarray) -> Diff | None:
         """From the tracks in a frame to those that were found; what a person gave meanwhile stays."""
@@ -220,16 +237,17 @@ class Follower:
         window = (slice(frame, frame + 1), slice(0, now.shape[0]), slice(0, now.shape[1]))
         return Diff.between(CURRENT, window, now[None], new[None].astype(now.dtype))
 
-    def _write(self, diff: Diff | None) -> None:
-        if diff is None:
+    def _write(self, *diffs: Diff | None) -> None:
+        made = [diff for diff in diffs if diff is not None]
+        if not made:
             return
         last = self.session.history.last
         if self._step is not None and last is not None and last.number == self._step:
-            self.session.amend([diff], {"frame": diff.window[0].start})
+            self.session.amend(made, {"frame": made[0].window[0].start})
             return
         n_tracks = len(self.plan.starts)
         text = f"Tracked {n_tracks} track{'s' if n_tracks > 1 else ''} through time"
-        self._step = self.session.do("track", text, diffs=[diff], details=self._details).number
+        self._step = self.session.do("track", text, diffs=made, details=self._details).number
 
 
 def follow(session: TrackingSession, settings: PropagationSettings | None = None) -> PropagationResult:

@@ -11,6 +11,7 @@ from psygnal import SignalGroupDescriptor
 
 from micro_sam.errors import ParameterError, PromptError
 from micro_sam.sam_annotator.session import edits
+from micro_sam.sam_annotator.session.certainty import Certainty
 from micro_sam.sam_annotator.session.diff import Diff, bounding_window
 from micro_sam.sam_annotator.session.frames import FrameTable, ids_of
 from micro_sam.sam_annotator.session.history import Step
@@ -31,7 +32,7 @@ _LINEAGE = Codec(Lineage.to_json, Lineage.from_json)
 
 
 @dataclass(eq=False)
-class TrackingSession(TrackPrompting):
+class TrackingSession(Certainty, TrackPrompting):
     """A time series that is being annotated.
 
     The current labels hold the tracks of one lineage, the draft, under the ids that they will have when they are
@@ -159,7 +160,7 @@ class TrackingSession(TrackPrompting):
             values[name] = self._corrected_lineage(getattr(self, name), label)
         if key == COMMITTED:
             values["draft"] = self._fresh_draft(max([*ids, label]))
-        diffs = [Diff.between(key, window, labels[window], block), self._emptied(CURRENT), self._emptied(START)]
+        diffs = [Diff.between(key, window, labels[window], block), *self._all_emptied(CURRENT)]
         details = {"ids": ids if key == COMMITTED else [], "labels": key, "label": label}
         self.do("commit", f"Corrected track {label}", values, diffs, details)
 
@@ -186,6 +187,9 @@ class TrackingSession(TrackPrompting):
         ]
         values = {"correcting": Correction(key, label), "prompts": Prompts(), "draft": Draft((label,))}
         self.do("correct", f"Took track {label} to correct it", values, made, {"labels": key, "label": label})
+
+    def _corrected_slices(self) -> set[int]:
+        return super()._corrected_slices() | {frame for _, frame in self.draft.fixed}
 
     # Tracks that exist
 

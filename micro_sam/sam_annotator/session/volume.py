@@ -21,6 +21,7 @@ from psygnal import SignalGroupDescriptor
 from micro_sam.errors import PromptError
 from micro_sam.multi_dimensional_segmentation.annotations import annotations_of
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
+from micro_sam.sam_annotator.session.certainty import Certainty
 from micro_sam.sam_annotator.session.diff import Diff, Window, bounding_window, united
 from micro_sam.sam_annotator.session.propagation import Plan, ReachedSlice, iter_run
 from micro_sam.sam_annotator.session.segmentation import Request, Segmentation
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
     from micro_sam.sam_annotator.session.prompts import Prompts
 
 PROPAGATE = "propagate"
-DOUBTFUL = 0.5
-_LEVELS = 254  # how finely the certainty of a slice is noted
 
 
 @dataclass(eq=False)
-class VolumeSession(AnnotationSession):
+class VolumeSession(Certainty, AnnotationSession):
     """A volume that is being annotated.
 
     What it looks up often is remembered slice by slice, so that a click costs a slice and not the volume.
@@ -179,8 +178,7 @@ class VolumeSession(AnnotationSession):
         if found.z in self._touched:
             return False
         self.show(None)
-        certainty = 0 if found.certainty is None else 1 + round(_LEVELS * found.certainty)
-        self._go_on(self._slice_diffs(found.z, found.window, found.block, certainty), found.z)
+        self._go_on(self._slice_diffs(found.z, found.window, found.block, found.certainty), found.z)
         if found.certainty is None:
             self._answers[found.z] = self.prompts.in_slice(found.z)
         return True
@@ -190,7 +188,7 @@ class VolumeSession(AnnotationSession):
         before = np.flatnonzero(self.labels[REACHED])
         for z in sorted({int(z) for z in before} - set(reached) - self._touched - set(self.annotated_slices())):
             nothing = np.zeros((0, 0), np.uint32)
-            self._go_on(self._slice_diffs(z, (slice(0, 0), slice(0, 0)), nothing, 0), z)
+            self._go_on(self._slice_diffs(z, (slice(0, 0), slice(0, 0)), nothing, None), z)
 
     def _go_on(self, diffs: list[Diff | None], z: int) -> None:
         last, self._is_own = self.history.last, True
@@ -202,12 +200,11 @@ class VolumeSession(AnnotationSession):
         finally:
             self._is_own = False
 
-    def _slice_diffs(self, z: int, window: Window, block: np.ndarray, certainty: int) -> list[Diff | None]:
+    def _slice_diffs(self, z: int, window: Window, block: np.ndarray, certainty: float | None) -> list[Diff | None]:
         """From what a slice of the current object holds to a new content; what was painted by hand stays."""
         plane, rows = self.labels[CURRENT][z], slice(z, z + 1)
         whole = united([bounding_window(plane), None if block.size == 0 else window])
-        noted = self.labels[REACHED][rows]
-        diffs = [Diff.between(REACHED, (rows,), noted, np.full_like(noted, certainty))]
+        diffs = [self._certainty_diff(z, certainty)]
         if whole is not None:
             new = np.zeros([s.stop - s.start for s in whole], plane.dtype)
             if block.size:
@@ -243,17 +240,9 @@ class VolumeSession(AnnotationSession):
             if isinstance(item, ReachedSlice):
                 self.reach(item)
 
-    def doubtful(self, below: float = DOUBTFUL) -> list[tuple[int, float]]:
-        """Slices to look at, the most doubtful first: (slice, certainty), where no prompt was placed since."""
-        noted, prompted = self.labels[REACHED], set(self.prompts.slices())
-        there = [z for z in self.filled_slices(CURRENT) if noted[z] and z not in prompted]
-        scored = [(z, (int(noted[z]) - 1) / _LEVELS) for z in there]
-        return sorted((pair for pair in scored if pair[1] < below), key=lambda pair: pair[1])
-
     def _noted_by_hand(self, window: Window, before: np.ndarray) -> list[Diff | None]:
-        reached = self.labels[REACHED][window[:1]]
-        noted = Diff.between(REACHED, window[:1], reached, np.zeros_like(reached))
-        return [*super()._noted_by_hand(window, before), noted]
+        noted = [self._certainty_diff(z, None) for z in range(window[0].start, window[0].stop)]
+        return [*super()._noted_by_hand(window, before), *noted]
 
     def _start_mask(self, i: int | None) -> Any:
         return super()._start_mask(i) if i is None or self.largest_by_slice(START)[i] else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -12,15 +10,14 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLabel,
-    QListWidget,
-    QListWidgetItem,
     QSpinBox,
     QToolButton,
     QWidget,
 )
 
 from micro_sam.multi_dimensional_segmentation.projection import PROJECTIONS, Projection, PropagationSettings
-from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, caption, narrow, quietly
+from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList
+from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, narrow, quietly
 
 _PROJECTION_TEXTS = {
     "box": ("Box", "The box around the mask of the neighbouring slice; for compact objects."),
@@ -29,7 +26,6 @@ _PROJECTION_TEXTS = {
     "points_and_mask": ("Points and mask", "Points and mask of the neighbouring slice."),
     "single_point": ("Single point", "A point in the middle of the mask; for small round objects."),
 }
-_ROWS = 4
 
 
 class PropagationWidget(Section):
@@ -37,8 +33,6 @@ class PropagationWidget(Section):
 
     propagate_requested = Signal()
     settings_changed = Signal()
-    #: (slice): the person wants to look at it.
-    slice_chosen = Signal(int)
     #: (0 for the first, 1 for the last): the limit becomes the slice that is looked at.
     limit_here = Signal(int)
 
@@ -56,15 +50,8 @@ class PropagationWidget(Section):
         self.first, self.last = _slice_box("The first slice to enter."), _slice_box("The last slice to enter.")
         self.box.addLayout(self._limits())
         self.add(Folded("Propagation settings", self._settings()))
-        self.heading_of_list = caption("Doubtful slices, click to look [J]:")
-        self.slices = QListWidget()
-        self.slices.setToolTip("Slices of the current object that are least certain. Key for the next one: J.")
-        self.slices.setFixedHeight(_ROWS * 15 + 6)
-        self.slices.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.slices.itemClicked.connect(lambda item: self.slice_chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
-        self.add(self.heading_of_list)
-        self.add(self.slices)
-        self.show_doubtful([])
+        self.doubtful = DoubtfulList("Slice")
+        self.add(self.doubtful)
 
     def _limits(self) -> QHBoxLayout:
         line = QHBoxLayout()
@@ -142,18 +129,6 @@ class PropagationWidget(Section):
         """The first and the last slice to enter; None where that is the end of the volume."""
         first, last = sorted((self.first.value(), self.last.value()))
         return (first or None, None if last == self.last.maximum() else last)
-
-    def show_doubtful(self, slices: Sequence[tuple[int, float]]) -> None:
-        """List slices with their certainty, the most doubtful first."""
-        shown = [self.slices.item(k).data(Qt.ItemDataRole.UserRole) for k in range(self.slices.count())]
-        if [z for z, _ in slices] != shown:
-            self.slices.clear()
-            for z, certainty in slices:
-                item = QListWidgetItem(f"Slice {z}   ·   certainty {certainty:.2f}")
-                item.setData(Qt.ItemDataRole.UserRole, z)
-                self.slices.addItem(item)
-        for widget in (self.heading_of_list, self.slices):
-            widget.setVisible(bool(slices))
 
 
 def _slice_box(tooltip: str) -> QSpinBox:

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLa
 
 from micro_sam.multi_dimensional_segmentation.projection import PROJECTIONS
 from micro_sam.sam_annotator.session.following import FollowSettings
+from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList
 from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, quietly, tool_button
 from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
 
@@ -107,6 +108,8 @@ class FollowWidget(Section):
         self.form = SettingsForm(FollowSettings())
         layout.addWidget(self.form)
         self.add(Folded("Tracking settings", content))
+        self.doubtful = DoubtfulList("Frame")
+        self.add(self.doubtful)
 
 
 class TracksWidget(Section):
