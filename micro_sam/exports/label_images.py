@@ -51,16 +51,22 @@ def _scaled(file: ImageFile, scale: float):
 
 def _refuse_pickles(path: Path) -> None:
     """Cellpose saves its results as a pickled object, which runs whatever program is in it when it is read."""
-    if path.suffix.lower() != ".npy" or not path.is_file():
-        return
+    if path.suffix.lower() == ".npy" and path.is_file() and _holds_objects(path):
+        raise InputError(
+            f"'{path}' holds a Python object, which could run any program when it is opened, so it is not; in Cellpose use "
+            "File, Save masks as PNG/tif (the command's --save_tif or --save_png), and import the file ..._cp_masks."
+        )
+
+
+def _holds_objects(path: Path) -> bool:
+    """Whether the header of a .npy file, which is plain text, announces Python objects."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        if "Object arrays" in str(error) or "allow_pickle" in str(error):
-            raise InputError(
-                f"'{path}' holds a Python object, which could run any program when it is opened, so it is not; in Cellpose use "
-                "File, Save masks as PNG/tif (the command's --save_tif or --save_png), and import the file ..._cp_masks."
-            ) from error
+        with path.open("rb") as file:
+            _, _, dtype = readers[np.lib.format.read_magic(file)](file)
+    except (ValueError, KeyError):  # no such header; who reads it says what is wrong
+        return False
+    return dtype.hasobject
 
 
 def _as_labels(labels: np.ndarray, path: Path) -> np.ndarray:
