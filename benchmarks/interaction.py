@@ -4,7 +4,8 @@
 
 A point is clicked with a simulated mouse event in an image of 1024 x 1024 whose embeddings are there; the clock stops
 when the labels hold the new mask, and again when it has been drawn. Models without a file of their own get random weights: they take
-exactly as long. Beside it stands the time of the mask alone, without any window.
+exactly as long. Beside it stands the time of the mask alone, without any window; and the time from a move of the mouse to
+the mask that is shown while a box is drawn and while a point is dragged.
 """
 
 from __future__ import annotations
@@ -65,6 +66,43 @@ def time_window(window: Any, n: int, side: int, warm_up: int = 3) -> dict[str, l
     return found
 
 
+def time_drags(window: Any, n: int, side: int) -> dict[str, list[float]]:
+    """Seconds from a move of the mouse to the mask that is shown, while a box is drawn and while a point is dragged."""
+    previews, answers = window.controller.previews, []
+    tell = previews._on_answer
+
+    def answered(answer: Any, purpose: str) -> None:
+        tell(answer, purpose)
+        answers.append(time.perf_counter())
+
+    previews._on_answer = answered
+    found = {}
+    middle, radius = side / 2, side / 6
+    diagonal = [(middle + s, middle + s) for s in np.linspace(-radius, radius, n + 2)]
+    for what, tool in (("drawing a box", "rectangle"), ("dragging a point", "point")):
+        window.controller.use_prompt_tool(tool)
+        if tool == "point":
+            window.click(*diagonal[0])
+            window.answered()
+            window.controller.layers.points.mode = "select"
+        seconds: list[float] = []
+
+        def moved(seconds: list[float] = seconds) -> None:
+            begin = window.moved_at
+            window.wait(lambda: answers)
+            seconds.append(answers[-1] - begin)
+            answers.clear()
+
+        answers.clear()
+        window.drag(diagonal, between=moved)
+        window.answered()
+        window.key("Shift+C")
+        window.settle(10)
+        found[what] = seconds[1:]
+    previews._on_answer = tell
+    return found
+
+
 def time_mask(session: Any, n: int, side: int) -> list[float]:
     """Seconds for the mask alone."""
     from micro_sam.sam_annotator.session import Point, Prompts
@@ -96,7 +134,11 @@ def run(name: str, side: int, n: int, folder: Path) -> dict[str, list[float]]:
     window.controller.compute_with(ModelChoice(model, checkpoint, device="cpu"), EmbeddingChoice())
     window.wait(lambda: window.session.embeddings is not None and not window.controller.jobs.is_running(), 170)
     window.settle(20)
-    found = {**time_window(window, n, side), "mask alone": time_mask(window.session, n, side)}
+    found = {
+        **time_window(window, n, side),
+        **time_drags(window, n, side),
+        "mask alone": time_mask(window.session, n, side),
+    }
     viewer.close()
     return found
 

@@ -28,6 +28,8 @@ class Window:
 
     def __init__(self, viewer: Any, widget: Any) -> None:
         self.viewer, self.widget = viewer, widget
+        #: When the mouse was moved last, in seconds of `time.perf_counter`.
+        self.moved_at = 0.0
 
     @property
     def controller(self) -> Any:
@@ -111,6 +113,7 @@ class Window:
         none = Qt.MouseButton.NoButton
         where_on_screen = QPointF(self.canvas.mapToGlobal(place))
         event = QMouseEvent(QEvent.Type.MouseMove, where, where_on_screen, none, held, Qt.KeyboardModifier.NoModifier)
+        self.moved_at = time.perf_counter()
         QApplication.sendEvent(self.canvas, event)
         self.settle(3)  # napari takes a move every 5 ms
 

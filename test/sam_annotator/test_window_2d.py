@@ -71,7 +71,7 @@ def test_click_see_commit_next(open_2d, image, truth):
     assert window.controller.layers.point_label == "negative"
 
 
-def test_boxes_ellipses_and_dragging(open_2d, image, truth):
+def test_boxes_and_ellipses(open_2d, image, truth):
     window = open_2d(image)
     window.press(window.widget.segment.tools["rectangle"])
     seen = []
@@ -98,22 +98,63 @@ def test_boxes_ellipses_and_dragging(open_2d, image, truth):
     assert iou(window.labels("current"), truth == 2) > 0.6
     window.key("Shift+C")
 
-    # A point that is dragged: the mask follows, and one step brings it back
+
+def test_the_mask_follows_while_a_prompt_is_drawn_or_dragged(open_2d, image, truth):
+    window = open_2d(image)
+    shown = []
+
+    def look() -> None:
+        """What is shown once the model has answered, and how many prompts count already."""
+        window.wait(lambda: not window.controller.previews._worker.is_busy)
+        window.settle(2)
+        shown.append((window.labels("current").copy(), window.session.prompts))
+
+    # A box, while it is drawn
+    window.press(window.widget.segment.tools["rectangle"])
+    y, x, r = DISCS[4]
+    window.drag([(y + s, x + s) for s in np.linspace(-r, r, 5)], between=look)
+    assert not any(prompts for _, prompts in shown)  # none of it is a step
+    assert [iou(mask, truth == 4) > 0.75 for mask, _ in shown[-1:]] == [True]
+    window.answered()
+    assert iou(window.labels("current"), truth == 4) > 0.75 and len(window.session.prompts.shapes) == 1
+
+    # The box, while it is moved onto another object
+    shown.clear()
+    before = window.session.prompts
+    window.viewer.layers["prompts"].mode = "select"
+    path = [(y + s * (DISCS[1][0] - y), x + s * (DISCS[1][1] - x)) for s in np.linspace(0, 1, 5)]
+    window.click(*path[0])
+    window.drag(path, between=look)
+    assert all(prompts == before for _, prompts in shown)
+    assert iou(shown[-1][0], truth == 1) > 0.75 and iou(shown[0][0], truth == 1) < 0.1
+    window.answered()
+    assert iou(window.labels("current"), truth == 1) > 0.75
+    window.key("Ctrl+Z")
+    assert iou(window.labels("current"), truth == 4) > 0.75 and window.session.prompts == before
+    window.key("Shift+C")
+
+    # A point; one step brings it back
     window.press(window.widget.segment.tools["point"])
     window.click(*DISCS[3][:2])
     window.answered()
+    shown.clear()
     window.viewer.layers["point_prompts"].mode = "select"
-    shown = []
     start, end = DISCS[3][:2], DISCS[1][:2]
-    path = [tuple(np.add(start, t * np.subtract(end, start))) for t in np.linspace(0, 1, 5)]
-    window.drag(
-        [*path, end, end], between=lambda: (window.settle(30), shown.append(bool(window.labels("current")[end])))
-    )
+    window.drag([tuple(np.add(start, s * np.subtract(end, start))) for s in np.linspace(0, 1, 5)], between=look)
+    assert iou(shown[-1][0], truth == 1) > 0.75
     window.answered()
-    assert shown[-1] and window.labels("current")[50, 50] and not window.labels("current")[140, 60]
+    assert window.labels("current")[50, 50] and not window.labels("current")[140, 60]
     window.key("Ctrl+Z")
     assert window.labels("current")[140, 60] and not window.labels("current")[50, 50]
     assert tuple(window.controller.layers.points.data[0]) == pytest.approx(start, abs=1.5)
+
+    # Without live preview nothing is shown before S
+    window.press(window.widget.segment.live)
+    window.key("Shift+C")
+    shown.clear()
+    window.press(window.widget.segment.tools["rectangle"])
+    window.drag([(y + s, x + s) for s in np.linspace(-r, r, 5)], between=look)
+    assert not any(mask.any() for mask, _ in shown) and not window.labels("current").any()
 
 
 def test_automatic_segmentation_and_edits_by_click_and_stroke(open_2d, image, truth):

@@ -39,7 +39,7 @@ class PromptsPart(LayersBase):
         # In a slice without points napari draws one of size 0, which a lower limit would make visible.
         layer.canvas_size_limits = (9 if self.ndim == 2 else 0, 18)
         self._connect(layer.events.data, self._on_prompts)
-        layer.mouse_drag_callbacks.append(self._while_dragging)
+        self._connect(layer.events.mode, lambda event: self._watch_dragging(layer))
         layer.mode = "add"
         return layer
 
@@ -53,7 +53,7 @@ class PromptsPart(LayersBase):
             **self._transform(),
         )
         self._connect(layer.events.data, self._on_prompts)
-        layer.mouse_drag_callbacks.append(self._while_dragging)
+        self._connect(layer.events.mode, lambda event: self._watch_dragging(layer))
         layer.mode = "add_rectangle"
         return layer
 
@@ -125,6 +125,12 @@ class PromptsPart(LayersBase):
         action = getattr(event, "action", None)
         if not self._muted and (action is None or str(getattr(action, "value", action)) in _FINISHED):
             self.prompts_changed.emit(self.read_prompts())
+
+    def _watch_dragging(self, layer: Layer) -> None:
+        """Look at what napari did with a move of the mouse: the handler that a mode brings has to come before ours."""
+        if self._while_dragging in layer.mouse_drag_callbacks:
+            layer.mouse_drag_callbacks.remove(self._while_dragging)
+        layer.mouse_drag_callbacks.append(self._while_dragging)
 
     def _while_dragging(self, layer: Layer, event: Any) -> Iterator[None]:
         yield
