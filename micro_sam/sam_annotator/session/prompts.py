@@ -163,3 +163,16 @@ def rounded(prompts: Prompts) -> Prompts:
 def inside(points: Iterable[Point], shape: tuple[int, int]) -> tuple[Point, ...]:
     """The points that lie in a plane of this shape."""
     return tuple(p for p in points if -0.5 <= p.y <= shape[0] - 0.5 and -0.5 <= p.x <= shape[1] - 0.5)
+
+
+def what_changed(before: Prompts, after: Prompts) -> str:
+    """The difference between prompts, for a person."""
+    for name in ("points", "shapes"):
+        old, new = getattr(before, name), getattr(after, name)
+        what = "point" if name == "points" else (new or old or [None])[-1]
+        what = what if isinstance(what, str) or what is None else what.kind
+        if len(old) != len(new):
+            return f"{'Placed' if len(new) > len(old) else 'Removed'} a {what}"
+        if old != new:
+            return f"Changed a {what}"
+    return "Changed prompts"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from psygnal import Signal, SignalGroupDescriptor
 
-from micro_sam.errors import InputError, MicroSamError, OutputError, ParameterError
+from micro_sam.errors import InputError, ParameterError
 from micro_sam.sam_annotator.session.diff import Diff, Window, united
 from micro_sam.sam_annotator.session.history import History, Step
 from micro_sam.sam_annotator.session.journal import Journal, Record
-from micro_sam.sam_annotator.session.prompts import Prompts, rounded
+from micro_sam.sam_annotator.session.keeps_journal import KeepsJournal
+from micro_sam.sam_annotator.session.prompts import Prompts, rounded, what_changed
 
 CURRENT, AUTO, COMMITTED, START = "current", "auto", "committed", "start"
 #: Where the current object was painted by hand; and by slice how sure it is where it came from other slices, 0 elsewhere.
@@ -24,8 +24,6 @@ LABEL_DTYPES = {CURRENT: "uint32", AUTO: "uint32", COMMITTED: "uint32", START: "
 OF_CURRENT = (CURRENT, START, BY_HAND, REACHED)
 LAYER_PREFIX = "layer:"
 _NOT_STEPS = ("open", "amend", "undo", "redo", "layer", "closed", "saved", "discarded", "restored")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ CODECS: dict[str, Codec] = {
 
 
 @dataclass(eq=False)
-class SessionState:
+class SessionState(KeepsJournal):
     """Labels and values that change in steps, each of which can be undone and is written into a journal.
 
     Attributes:
@@ -80,18 +78,13 @@ class SessionState:
     labels_changed = Signal(str, tuple)
     #: A step was made, undone or redone.
     stepped = Signal()
-    #: (sentence): the journal can no longer be written.
-    journal_failed = Signal(str)
 
     def __post_init__(self) -> None:
         self.labels: dict[str, np.ndarray] = {}
         self.history = History()
         self.generation = 0
         self.origins: dict[int, Prompts] = {}
-        self._journal: Journal | None = None
-        self._make_journal: Callable[[], Journal] | None = None
         self._number = 1
-        self._replaying = False
         self._transient: Diff | None = None
 
     def start(self, shape: Sequence[int]) -> None:
@@ -242,47 +235,7 @@ class SessionState:
             shown.revert(self.labels[shown.key])
         return shown
 
-    # The journal
-
-    def write_journal(self, make: Callable[[], Journal] | None) -> None:
-        """Write a journal from now on; it is made when there is something to write."""
-        self.close_journal()
-        self._make_journal = make
-
-    @property
-    def journal_folder(self) -> Path | None:
-        """Where the journal is written; None if nothing was written yet or none is wanted."""
-        return None if self._journal is None else self._journal.folder
-
-    def _write(self, do: str, content: Mapping[str, Any], diffs: Sequence[Diff] = ()) -> None:
-        if self._replaying:
-            return
-        try:
-            if self._journal is None and self._make_journal is not None:
-                self._journal = self._make_journal()
-            if self._journal is not None:
-                self._journal.append(do, content, diffs)
-        except MicroSamError as error:
-            self._journal = self._make_journal = None
-            logger.warning("%s", error)
-            self.journal_failed.emit(f"{error} Work goes on, but could not be restored after a crash.")
-
-    def note(self, do: str, content: Mapping[str, Any]) -> None:
-        """Write something down that is no step, if there is a journal already."""
-        if self._journal is not None:
-            self._write(do, content)
-
-    def close_journal(self) -> None:
-        """Finish the journal."""
-        self._make_journal = None
-        journal, self._journal = self._journal, None
-        if journal is None:
-            return
-        try:
-            journal.append("closed", {})
-            journal.close()
-        except OutputError as error:
-            logger.warning("%s", error)
+    # Earlier work
 
     def resume_journal(self, folder: Path) -> None:
         """Take up the journal of an earlier session of the same image: its labels, values and history; and go on with it.
@@ -333,20 +286,8 @@ class SessionState:
         return (
             None
             if prompts == self.prompts
-            else self.do("prompts", _what_changed(self.prompts, prompts), {"prompts": prompts})
+            else self.do("prompts", what_changed(self.prompts, prompts), {"prompts": prompts})
         )
-
-
-def _what_changed(before: Prompts, after: Prompts) -> str:
-    for name in ("points", "shapes"):
-        old, new = getattr(before, name), getattr(after, name)
-        what = "point" if name == "points" else (new or old or [None])[-1]
-        what = what if isinstance(what, str) or what is None else what.kind
-        if len(old) != len(new):
-            return f"{'Placed' if len(new) > len(old) else 'Removed'} a {what}"
-        if old != new:
-            return f"Changed a {what}"
-    return "Changed prompts"
 
 
 def count(number: int, what: str) -> str:

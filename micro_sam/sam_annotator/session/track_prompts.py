@@ -14,14 +14,10 @@ from micro_sam.sam_annotator.session.diff import Diff, bounding_window, united
 from micro_sam.sam_annotator.session.frames import ids_of
 from micro_sam.sam_annotator.session.history import Step
 from micro_sam.sam_annotator.session.lineage import Draft
-from micro_sam.sam_annotator.session.prompts import DIVISION, Prompts, rounded
+from micro_sam.sam_annotator.session.prompts import DIVISION, Prompts, rounded, what_changed
 from micro_sam.sam_annotator.session.segmentation import Request, Segmentation, own_predictor, segment
 from micro_sam.sam_annotator.session.session import AnnotationSession
-from micro_sam.sam_annotator.session.state import (
-    COMMITTED,
-    CURRENT,
-    _what_changed,
-)
+from micro_sam.sam_annotator.session.state import COMMITTED, CURRENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +47,7 @@ class TrackPrompting(AnnotationSession):
         if prompts == self.prompts:
             return None
         draft = self._draft_for(prompts)
-        return self.do("prompts", _what_changed(self.prompts, prompts), {"prompts": prompts, "draft": draft})
+        return self.do("prompts", what_changed(self.prompts, prompts), {"prompts": prompts, "draft": draft})
 
     def _with_tracks(self, prompts: Prompts) -> Prompts:
         """Prompts without a track of the draft belong to its first."""
