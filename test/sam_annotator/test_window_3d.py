@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -12,39 +11,18 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
-from annotator_toys import iou
-from scipy.ndimage import binary_dilation
+from annotator_toys import iou, nuclei, place
 from window_driver import Window, open_window
 
 from micro_sam.cli import annotator_3d as command
 from micro_sam.embeddings import precompute_image_embeddings
-from micro_sam.labels import interior_point
 from micro_sam.models.predictor import get_sam_model
 from micro_sam.sam_annotator import Annotator3d, annotator_3d
 from micro_sam.sam_annotator.session import AnnotatedImage, find_unfinished, replay
 from micro_sam.sam_annotator.session.loading import ModelChoice
 from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
-from micro_sam.sample_data import synthetic_data
 
 SCALE = (3.0, 0.5, 0.5)
-
-
-@functools.cache
-def nuclei() -> tuple[np.ndarray, np.ndarray]:
-    """Four slices of nuclei and the labels 1 to 4 of some of them; the first is missing in the lowest slice."""
-    image, truth = (array[5:9] for array in synthetic_data((16, 256, 256), seed=3, diameter=30))
-    labels = np.zeros_like(truth)
-    for label, number in enumerate((1, 3, 6, 9), start=1):
-        labels[truth == number] = label
-    image, gone = image.copy(), binary_dilation(labels[0] == 1, iterations=4)
-    image[0][gone] = np.median(image[0][truth[0] == 0])
-    labels[0][labels[0] == 1] = 0
-    return image, labels
-
-
-def place(label: int) -> tuple[int, int]:
-    """The middle of an object."""
-    return tuple(int(v) for v in interior_point(nuclei()[1][2] == label))
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +90,13 @@ def test_click_propagate_look_at_what_is_doubtful_commit_next(open_3d, volume, l
     window.key("Shift+S")
     propagated(window)
     assert min(iou(current[z], labels[z] == 1) for z in (1, 2, 3)) > 0.75
-    assert window.status.startswith("The object reaches from slice") and widget.slices.count() == 1
+    assert window.status.startswith("The object reaches from slice") and widget.doubtful.rows.count() == 1
     window.key("J")
     assert window.controller.layers.current_slice() == 0 and current[0].any()
     window.key("T")
     window.click(*place(1))
     window.answered()
-    assert not current[0].any() and not widget.slices.count()
+    assert not current[0].any() and not widget.doubtful.rows.count()
     window.key("Shift+S")
     propagated(window)
     assert window.session.filled_slices("current") == [1, 2, 3]
@@ -384,7 +362,7 @@ import sys
 import napari, numpy as np
 from window_driver import open_window
 from micro_sam.sam_annotator import Annotator3d
-from test_window_3d import place
+from annotator_toys import place
 window = open_window(napari.Viewer(), Annotator3d, np.load(sys.argv[1]))
 window.widget.embedding.store.line.setText(sys.argv[2])
 window.press(window.widget.embedding.compute)
