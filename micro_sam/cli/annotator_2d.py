@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Read the image and open the window."""
     file = open_input(args, 2)
-    labels, (image, scale) = read_labels(args), read_input(file, "yx")
+    labels, (image, size) = read_labels(args), read_input(file, "yx")
     from micro_sam.sam_annotator import annotator_2d
 
-    annotator_2d(image, segmentation_result=labels, scale=scale, **annotator_arguments(args))
+    annotator_2d(image, segmentation_result=labels, **size, **annotator_arguments(args))
     return 0
 
 

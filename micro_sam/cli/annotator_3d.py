@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +17,8 @@ from micro_sam.cli.annotator_flags import (
 )
 from micro_sam.cli.options import whole_number
 from micro_sam.cli.runner import Parser, add_common_flags, run_command
+from micro_sam.cli.settings_flags import number
+from micro_sam.cli.volume_flags import add_volume_flags, given_volume_settings
 from micro_sam.errors import ParameterError
 
 _PROJECTIONS = ("box", "mask", "points", "points_and_mask", "single_point")
@@ -38,6 +39,7 @@ def build_parser() -> Parser:
     add_labels_flags(parser)
     add_option_flags(parser)
     _add_propagation_flags(parser)
+    add_volume_flags(parser, "automatic segmentation of the whole volume")
     add_common_flags(parser)
     return parser
 
@@ -45,32 +47,24 @@ def build_parser() -> Parser:
 def _add_propagation_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("propagation through the volume")
     group.add_argument("--projection", choices=_PROJECTIONS, help="What a slice's mask becomes in the next.")
-    group.add_argument("--iou_threshold", type=_fraction, metavar="X", help="An object ends below this overlap.")
     group.add_argument(
-        "--box_extension", type=_size, metavar="X", help="Enlarge boxes: below 1 a fraction, else pixels."
+        "--iou_threshold", type=number(float, [(0.0, 1.0)]), metavar="X", help="An object ends below this overlap."
+    )
+    group.add_argument(
+        "--box_extension",
+        type=number(float, [(0.0, None)]),
+        metavar="X",
+        help="Enlarge boxes: below 1 a fraction, else pixels.",
+    )
+    group.add_argument(
+        "--follow_splits", action="store_true", default=None, help="Follow each part of an object that comes apart."
+    )
+    group.add_argument(
+        "--doubtful_below", type=number(float, [(0.0, 1.0)]), metavar="X", help="List slices that are less certain."
     )
     group.add_argument(
         "--z_limits", type=whole_number(0), nargs=2, metavar=("FIRST", "LAST"), help="The slices to enter."
     )
-
-
-def _fraction(text: str) -> float:
-    """An argument type: a number from 0 to 1."""
-    value = _size(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
-
-
-def _size(text: str) -> float:
-    """An argument type: a number that is not negative."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'") from None
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,12 +78,13 @@ def execute(args: argparse.Namespace) -> int:
     limits = args.z_limits
     if limits is not None and not limits[0] <= limits[1] < file.shape[0]:
         raise ParameterError(f"--z_limits must be two slices from 0 to {file.shape[0] - 1} in order, got {limits}.")
-    labels, (volume, scale) = read_labels(args), read_input(file, "zyx")
-    names = ("projection", "iou_threshold", "box_extension", "z_limits")
+    labels, (volume, size) = read_labels(args), read_input(file, "zyx")
+    names = ("projection", "iou_threshold", "box_extension", "follow_splits", "doubtful_below", "z_limits")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options |= given_volume_settings(args)
     from micro_sam.sam_annotator import annotator_3d
 
-    annotator_3d(volume, segmentation_result=labels, scale=scale, **annotator_arguments(args), **options)
+    annotator_3d(volume, segmentation_result=labels, **size, **annotator_arguments(args), **options)
     return 0
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from micro_sam.cli.options import add_model_flags, check_shared, tiling, whole_number
+from micro_sam.cli.settings_flags import add_settings_flags, check_settings, given_settings, number
 from micro_sam.errors import ImageError, MissingInputError
+from micro_sam.instance_segmentation.settings import SETTINGS
 
 if TYPE_CHECKING:
     from micro_sam.io.images import ImageFile
@@ -59,22 +61,33 @@ def add_tile_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_option_flags(parser: argparse.ArgumentParser, with_path: bool = True) -> None:
-    """How to work; ``with_path`` adds ``--commit_path``."""
+def add_option_flags(parser: argparse.ArgumentParser, with_path: bool = True, with_batched: bool = True) -> None:
+    """How to work, and how to segment automatically; ``with_path`` adds ``--commit_path``."""
     group = parser.add_argument_group("annotation")
+    add, boolean = group.add_argument, argparse.BooleanOptionalAction
     if with_path:
-        group.add_argument(
-            "--commit_path", type=Path, metavar="FILE", help="Save labels and prompts here after every commit."
-        )
-    group.add_argument(
+        add("--commit_path", type=Path, metavar="FILE", help="Save labels and prompts here after every commit.")
+    add(
         "--preserve_mode",
         choices=("objects", "pixels", "none"),
         default="objects",
         help="What a commit leaves as it is.",
     )
-    group.add_argument(
-        "--live", action=argparse.BooleanOptionalAction, default=True, help="Show masks as soon as prompts change."
+    add(
+        "--preservation_threshold",
+        type=number(float, [(0.0, 1.0)]),
+        default=0.75,
+        metavar="X",
+        help="For 'objects': which part of a new object must lie on committed ones for it to be left out (default: 0.75).",
     )
+    add("--live", action=boolean, default=True, help="Show masks as soon as prompts change.")
+    add("--tidy", action=boolean, default=True, help="Leave out parts of a mask away from the prompts.")
+    if with_batched:
+        add("--batched", action="store_true", help="Each positive point is an object of its own.")
+    parser.add_argument(
+        "--mode", choices=tuple(SETTINGS), help="How to segment automatically (default: the best there is)."
+    )
+    add_settings_flags(parser)
 
 
 def annotator_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,9 +107,18 @@ def annotator_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "precompute_amg_state": args.precompute_amg_state,
         "prefer_decoder": args.prefer_decoder,
         **path,
-        "preserve_mode": args.preserve_mode,
-        "live": args.live,
+        **_given_options(args),
     }
+
+
+def _given_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("preserve_mode", "preservation_threshold", "live", "tidy", "batched")
+    options = {name: getattr(args, name) for name in names if name in args}
+    settings = given_settings(args)
+    if args.mode is not None:
+        check_settings(args.mode, settings)
+        options["mode"] = args.mode
+    return options | ({"settings": settings} if settings else {})
 
 
 def check_exists(path: Path | None, flag: str) -> None:
@@ -129,13 +151,13 @@ def open_input(args: argparse.Namespace, ndim: int, result: str = "segmentation_
     return file
 
 
-def read_input(file: ImageFile, axes: str) -> tuple[Any, tuple[float, ...] | None]:
-    """The image, and its scale along these axes if the file says it."""
+def read_input(file: ImageFile, axes: str) -> tuple[Any, dict[str, Any]]:
+    """The image, and the arguments ``scale`` (along these axes) and ``unit`` if the file says it."""
     from micro_sam.sam_annotator.session.image import read_file
 
-    sizes = None if file.resolution is None else file.resolution.scale(axes.replace("t", ""))
-    scale = None if sizes is None else ((1.0, *sizes) if "t" in axes else tuple(sizes))
-    return read_file(file), scale
+    known = file.resolution
+    sizes = {} if known is None else {"scale": tuple(known.scale(axes)), "unit": known.unit}
+    return read_file(file), sizes
 
 
 def read_labels(args: argparse.Namespace) -> Any:

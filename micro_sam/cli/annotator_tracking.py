@@ -15,7 +15,10 @@ from micro_sam.cli.annotator_flags import (
     read_input,
 )
 from micro_sam.cli.runner import Parser, add_common_flags, run_command
+from micro_sam.cli.settings_flags import add_field_flags, given_fields
+from micro_sam.sam_annotator.session.follow_settings import FollowSettings, LinkSettings
 
+_PROJECTIONS = ("box", "mask", "points", "points_and_mask", "single_point")
 _DESCRIPTION = """\
 Track objects in a time series interactively: click an object in a frame, follow it through time, commit its lineage.
 
@@ -38,9 +41,17 @@ def build_parser() -> Parser:
         help="Tracks to begin with: a Cell Tracking Challenge folder, a .geff, or labels with one of these beside them.",
     )
     parser.add_argument("--tracking_key", metavar="KEY", help="The data set inside the file of the labels.")
-    add_option_flags(parser)
+    add_option_flags(parser, with_batched=False)
+    _add_following_flags(parser)
     add_common_flags(parser)
     return parser
+
+
+def _add_following_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tracking of an object through time")
+    group.add_argument("--projection", choices=_PROJECTIONS, help="What a frame's mask becomes in the next.")
+    add_field_flags(group, FollowSettings)
+    add_field_flags(parser.add_argument_group("automatic tracking"), LinkSettings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,10 +65,12 @@ def execute(args: argparse.Namespace) -> int:
     from micro_sam.io.tracks_reading import read_tracks
 
     tracks = None if args.tracking_result is None else read_tracks(args.tracking_result, args.tracking_key)
-    movie, scale = read_input(file, "tyx")
+    movie, size = read_input(file, "tyx")
     from micro_sam.sam_annotator import annotator_tracking
 
-    annotator_tracking(movie, tracking_result=tracks, scale=scale, **annotator_arguments(args))
+    options = {**given_fields(args, FollowSettings), **given_fields(args, LinkSettings)}
+    options |= {} if args.projection is None else {"projection": args.projection}
+    annotator_tracking(movie, tracking_result=tracks, **size, **annotator_arguments(args), **options)
     return 0
 
 

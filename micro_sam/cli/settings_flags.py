@@ -29,6 +29,19 @@ def add_settings_flags(parser: argparse.ArgumentParser) -> None:
         _add_flag(groups[first], name, owners)
 
 
+def add_field_flags(group: argparse._ArgumentGroup, settings: type, *names: str) -> None:
+    """One flag per field of a settings dataclass, or for those that are named."""
+    for item in fields(settings):
+        if not names or item.name in names:
+            _add_flag(group, item.name, {"": item}, "")
+
+
+def given_fields(args: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """The fields of a settings dataclass that were given on the command line."""
+    values = {item.name: getattr(args, _DESTINATION + item.name, None) for item in fields(settings)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The parameters that were given on the command line, under the names of the dataclass fields."""
     values = {name: getattr(args, _DESTINATION + name) for name in _owners()}
@@ -63,12 +76,14 @@ def _flag(name: str) -> str:
     return _RENAMED.get(name, name)
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str, owners: dict[str, Field]) -> None:
+def _add_flag(
+    group: argparse._ArgumentGroup, name: str, owners: dict[str, Field], or_else: str = ", or what suits the model"
+) -> None:
     item = next(iter(owners.values()))
     also = [mode for mode in owners if owners[mode] is not item]
     help_text = item.metadata["help"].replace("%", "%%") + (f" Also for {' and '.join(also)}." if also else "")
     default = "; ".join(dict.fromkeys(str(field.default) for field in owners.values()))
-    help_text += f" (default: {default}, or what suits the model)"
+    help_text += f" (default: {default}{or_else})"
     kwargs: dict[str, Any] = {"dest": _DESTINATION + name, "help": help_text, "default": None}
     if isinstance(item.default, bool):
         group.add_argument(f"--{_flag(name)}", action=argparse.BooleanOptionalAction, **kwargs)

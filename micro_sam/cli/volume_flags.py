@@ -10,9 +10,9 @@ from micro_sam.errors import ParameterError
 from micro_sam.multi_dimensional_segmentation.volume_settings import METHODS, VolumeSettings
 
 
-def add_volume_flags(parser: argparse.ArgumentParser) -> None:
+def add_volume_flags(parser: argparse.ArgumentParser, title: str = "volumes (--ndim 3)") -> None:
     """One flag per setting."""
-    group = parser.add_argument_group("volumes (--ndim 3)")
+    group = parser.add_argument_group(title)
     for item in fields(VolumeSettings):
         kind, default = item.metadata["kind"], item.default
         text = item.metadata["help"] + ("" if default is None else f" (default: {default})")

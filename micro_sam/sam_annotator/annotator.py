@@ -47,6 +47,7 @@ class AnnotatorWidget(AnnotatorPanel):
     kind: ClassVar[str] = "annotator"
     _docked = False
     ndim: ClassVar[int] = 2
+    axes: ClassVar[str] = "yx"
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Opening:
         precompute_amg_state: Also compute what automatic segmentation needs.
         prefer_decoder: Segment automatically with the decoder, where the model has one.
         scale: The size of a pixel.
+        unit: Its unit of length, None for pixels.
         options: Values of `micro_sam.sam_annotator.session.session.Options`.
     """
 
@@ -113,12 +115,11 @@ class Opening:
     precompute_amg_state: bool = False
     prefer_decoder: bool = True
     scale: tuple[float, ...] | None = None
+    unit: str | None = None
     options: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(
-        cls, model: ModelChoice, embeddings: Any, tiles: tuple[Any, Any], normalization: str, **more: Any
-    ) -> Opening:
+    def of(cls, model: ModelChoice, embeddings: Any, tiles: tuple[Any, Any], normalization: str, *more: Any) -> Opening:
         """The same from what the annotators' functions take.
 
         Args:
@@ -126,12 +127,12 @@ class Opening:
             embeddings: ``embedding_path``: a path, or the embeddings themselves.
             tiles: Tile shape and halo.
             normalization: "minmax" or "robust".
-            **more: The other attributes.
+            *more: The other attributes, in their order.
         """
         there = isinstance(embeddings, EmbeddingStore | Mapping)
         path = None if there or embeddings is None else str(embeddings)
         choice = EmbeddingChoice(path, *tiles, normalization=normalization)
-        return cls(model, choice, embeddings if there else None, **more)
+        return cls(model, choice, embeddings if there else None, *more)
 
 
 def open_annotator(
@@ -157,7 +158,8 @@ def open_annotator(
     widget.embedding.set_embedding(opening.embedding)
     controller.prefer_mode(None if opening.prefer_decoder else "amg")
     controller.set_options(**(opening.options or {}))
-    layer = add_image(viewer, array, widget.ndim, free_name(viewer, IMAGE_NAME), opening.scale)
+    units = None if opening.unit is None else ["pixel" if axis == "t" else opening.unit for axis in widget.axes]
+    layer = add_image(viewer, array, widget.ndim, free_name(viewer, IMAGE_NAME), opening.scale, units)
     controller.choose_image(layer)
     if opening.segmentation_result is not None and controller.session.image is not None:
         controller.begin_with(opening.segmentation_result)

@@ -50,6 +50,7 @@ def annotator_2d(
     prefer_decoder: bool = True,
     *,
     scale: tuple[float, ...] | None = None,
+    unit: str | None = None,
     precision: str = "auto",
     normalization: str = "minmax",
     **options: Any,
@@ -73,6 +74,7 @@ def annotator_2d(
         device: Where to compute; the best device there is by default.
         prefer_decoder: Segment automatically with the model's decoder, if it has one.
         scale: The size of a pixel (y, x).
+        unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
         **options: How to work: ``live``, ``batched``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``.
@@ -80,15 +82,7 @@ def annotator_2d(
     Returns:
         The viewer, if it was asked for.
     """
-    opening = Opening.of(
-        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
-        embedding_path,
-        (tile_shape, halo),
-        normalization,
-        segmentation_result=segmentation_result,
-        precompute_amg_state=precompute_amg_state,
-        prefer_decoder=prefer_decoder,
-        scale=scale,
-        options=options,
-    )
-    return open_annotator(Annotator2d, image, opening, viewer, return_viewer)
+    model = ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision)
+    computed = embedding_path, (tile_shape, halo), normalization
+    wanted = segmentation_result, precompute_amg_state, prefer_decoder, scale, unit, options
+    return open_annotator(Annotator2d, image, Opening.of(model, *computed, *wanted), viewer, return_viewer)

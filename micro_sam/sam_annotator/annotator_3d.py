@@ -37,6 +37,7 @@ class Annotator3d(AnnotatorWidget):
     title: ClassVar[str] = "Annotator 3d"
     kind: ClassVar[str] = "annotator_3d"
     ndim: ClassVar[int] = 3
+    axes: ClassVar[str] = "zyx"
 
     def __init__(self, viewer: napari.viewer.Viewer, reset_state: bool = True, **parts: Any) -> None:
         super().__init__(viewer, reset_state, **parts)
@@ -65,6 +66,7 @@ def annotator_3d(
     prefer_decoder: bool = True,
     *,
     scale: tuple[float, ...] | None = None,
+    unit: str | None = None,
     precision: str = "auto",
     normalization: str = "minmax",
     **options: Any,
@@ -89,6 +91,7 @@ def annotator_3d(
         device: Where to compute; the best device there is by default.
         prefer_decoder: Segment automatically with the model's decoder, if it has one.
         scale: The size of a voxel (z, y, x).
+        unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
         **options: How to work: ``live``, ``batched``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``; how
@@ -98,15 +101,7 @@ def annotator_3d(
     Returns:
         The viewer, if it was asked for.
     """
-    opening = Opening.of(
-        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
-        embedding_path,
-        (tile_shape, halo),
-        normalization,
-        segmentation_result=segmentation_result,
-        precompute_amg_state=precompute_amg_state,
-        prefer_decoder=prefer_decoder,
-        scale=scale,
-        options=options,
-    )
-    return open_annotator(Annotator3d, image, opening, viewer, return_viewer)
+    model = ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision)
+    computed = embedding_path, (tile_shape, halo), normalization
+    wanted = segmentation_result, precompute_amg_state, prefer_decoder, scale, unit, options
+    return open_annotator(Annotator3d, image, Opening.of(model, *computed, *wanted), viewer, return_viewer)

@@ -15,11 +15,11 @@ from micro_sam.sam_annotator.controller_tracking import TrackingController
 from micro_sam.sam_annotator.jobs import JobRunner
 from micro_sam.sam_annotator.layers_tracking import TRACKS_NAME, TrackingLayers
 from micro_sam.sam_annotator.previews import Previews
+from micro_sam.sam_annotator.session.follow_settings import LinkSettings
 from micro_sam.sam_annotator.session.lineage import Lineage
 from micro_sam.sam_annotator.session.loading import ModelChoice
 from micro_sam.sam_annotator.session.state import COMMITTED
 from micro_sam.sam_annotator.session.tracking import TrackingSession
-from micro_sam.sam_annotator.session.tracking_work import LinkSettings
 from micro_sam.sam_annotator.tools import CanvasTools
 from micro_sam.sam_annotator.widgets.parts import Folded
 from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
@@ -44,6 +44,7 @@ class AnnotatorTracking(AnnotatorWidget):
     title: ClassVar[str] = "Annotator Tracking"
     kind: ClassVar[str] = "annotator_tracking"
     ndim: ClassVar[int] = 3
+    axes: ClassVar[str] = "tyx"
 
     def __init__(self, viewer: napari.viewer.Viewer, reset_state: bool = True, **parts: Any) -> None:
         self._lineage_found = _remove_tracks(viewer)
@@ -151,6 +152,7 @@ def annotator_tracking(
     tracking_result: str | os.PathLike | np.ndarray | tuple[np.ndarray, list[dict[int, list[int]]]] | None = None,
     prefer_decoder: bool = True,
     scale: tuple[float, ...] | None = None,
+    unit: str | None = None,
     precision: str = "auto",
     normalization: str = "minmax",
     **options: Any,
@@ -175,6 +177,7 @@ def annotator_tracking(
             lineages as `automatic_tracking` returns them.
         prefer_decoder: Segment automatically with the model's decoder, if it has one.
         scale: The distance of frames and the size of a pixel (t, y, x).
+        unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
         **options: How to work: ``live``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``.
@@ -184,15 +187,7 @@ def annotator_tracking(
     """
     if isinstance(tracking_result, str | os.PathLike):
         tracking_result = read_tracks(tracking_result)
-    opening = Opening.of(
-        ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision),
-        embedding_path,
-        (tile_shape, halo),
-        normalization,
-        segmentation_result=tracking_result,
-        precompute_amg_state=precompute_amg_state,
-        prefer_decoder=prefer_decoder,
-        scale=scale,
-        options=options,
-    )
-    return open_annotator(AnnotatorTracking, image, opening, viewer, return_viewer)
+    model = ModelChoice.of(model_type, checkpoint_path, decoder_path, device, precision)
+    computed = embedding_path, (tile_shape, halo), normalization
+    wanted = tracking_result, precompute_amg_state, prefer_decoder, scale, unit, options
+    return open_annotator(AnnotatorTracking, image, Opening.of(model, *computed, *wanted), viewer, return_viewer)

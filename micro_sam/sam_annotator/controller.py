@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from micro_sam.errors import ParameterError
 from micro_sam.sam_annotator.control.automatic import AutomaticControl
 from micro_sam.sam_annotator.control.base import EMBEDDINGS, MODEL, shown
 from micro_sam.sam_annotator.control.images import ImageControl
@@ -61,6 +62,7 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
         self._loaded: ModelChoice | None = None
         self._commit_when_answered = False
         self._mode_wanted: str | None = None
+        self._settings_wanted: Mapping[str, Any] = {}
         self._message: tuple[str, str] | None = None
         self._closed = False
         self.keys = Keys(self._key_actions())
@@ -153,9 +155,26 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
         self.update_hint()
 
     def set_options(self, **changes: Any) -> None:
-        """Change options from a script."""
-        self.session.options = replace(self.session.options, **changes)
+        """Change options from a script: those of `Options`, and ``mode`` and ``settings`` of automatic segmentation.
+
+        Raises:
+            ParameterError: There is no such option, or a value does not fit.
+        """
+        if unknown := sorted(set(changes) - self._option_names()):
+            names = ", ".join(sorted(self._option_names()))
+            raise ParameterError(f"This annotator has no option '{unknown[0]}'; it has {names}.")
+        if "mode" in changes:
+            self.prefer_mode(changes.pop("mode"))
+        self.prefer_settings(changes.pop("settings", None) or {})
+        self._take_options(changes)
         self._show_options()
+
+    def _option_names(self) -> set[str]:
+        return {item.name for item in fields(Options)} | {"mode", "settings"}
+
+    def _take_options(self, changes: dict[str, Any]) -> None:
+        """Take over options whose names are known; further annotators take out their own."""
+        self.session.options = replace(self.session.options, **changes)
 
     def _show_options(self) -> None:
         options = self.session.options

@@ -81,14 +81,18 @@ class Controller3d(DoubtfulControl, AnnotatorController):
         self.panel.propagation.set_depth(depth, limits)
         self.session.z_limits = self.panel.propagation.limits()
 
-    def set_options(self, **changes: Any) -> None:
-        """Change options from a script; also those of propagation and of automatic segmentation of volumes."""
+    def _option_names(self) -> set[str]:
+        own = {"z_limits", "doubtful_below"} | _PROPAGATION_NAMES | volume_arguments()
+        return super()._option_names() | own
+
+    def _take_options(self, changes: dict[str, Any]) -> None:
         limits = changes.pop("z_limits", None)
         own = {name: changes.pop(name) for name in list(changes) if name in _PROPAGATION_NAMES}
         volume = {name: changes.pop(name) for name in list(changes) if name in volume_arguments()}
+        self._doubtful_below = changes.pop("doubtful_below", self._doubtful_below)
         self.session.propagation = replace(self.session.propagation, **own)
         self.panel.volume.set_settings(replace(self.panel.volume.settings(), **volume))
-        super().set_options(**changes)
+        super()._take_options(changes)
         if limits is not None and self.session.image is not None:
             self._set_limits(tuple(limits))
         elif limits is not None:

@@ -204,7 +204,8 @@ class SeriesController(SeriesSaving, SeriesAhead):
         choice = replace(self._choice(), path=self.series.embedding_path(opened.index))
         self.annotator.embedding.set_embedding(choice)
         name = free_name(viewer, self.series.items[opened.index].name)
-        layer = add_image(viewer, opened.array, self.series.ndim, name, opened.scale)
+        units = None if opened.unit is None else [opened.unit] * self.series.ndim
+        layer = add_image(viewer, opened.array, self.series.ndim, name, opened.scale, units)
         viewer.layers.move(viewer.layers.index(layer), 0)  # below the labels, which stay for all images
         controller.choose_image(layer)
         self._take_up(opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, MODEL, shown
@@ -11,6 +12,7 @@ from micro_sam.sam_annotator.control.following import FOLLOWING, FollowControl
 from micro_sam.sam_annotator.control.tracks import LOADING, TrackControl
 from micro_sam.sam_annotator.controller import AnnotatorController
 from micro_sam.sam_annotator.hints_tracking import next_tracking_step
+from micro_sam.sam_annotator.session.follow_settings import FollowSettings, LinkSettings
 from micro_sam.sam_annotator.session.lineage import Lineage
 from micro_sam.sam_annotator.session.state import COMMITTED
 from micro_sam.sam_annotator.session.tracking import TrackingSession
@@ -69,6 +71,20 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         self._draw_tracks_later()
         self._show_doubtful()
 
+    # Options
+
+    def _option_names(self) -> set[str]:
+        return super()._option_names() | {"projection"} | _names(FollowSettings) | _names(LinkSettings)
+
+    def _take_options(self, changes: dict[str, Any]) -> None:
+        follow, links = self.panel.follow, self.panel.automatic.links
+        for form, names in ((follow.form, _names(FollowSettings)), (links, _names(LinkSettings))):
+            own = {name: changes.pop(name) for name in list(changes) if name in names}
+            form.set_values(replace(form.values(), **own))
+        follow.choose_projection(changes.pop("projection", None))
+        self._doubtful_below = follow.form.values().doubtful_below
+        super()._take_options(changes)
+
     # What is shown
 
     def show_layers(self) -> None:
@@ -123,3 +139,7 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         if not busy:
             first = None if self._first_click is None else self._first_click[1]
             self.panel.status.say(next_tracking_step(session, self.layers, self.tools.tool, first, computing))
+
+
+def _names(settings: type) -> set[str]:
+    return {item.name for item in fields(settings)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from micro_sam.errors import PromptError
+from micro_sam.errors import ParameterError, PromptError
 from micro_sam.instance_segmentation.settings import SETTINGS, settings_for
 from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, Control, shown
 from micro_sam.sam_annotator.session.automatic import default_settings, modes_of
@@ -22,19 +24,37 @@ class AutomaticControl(Control):
         modes = modes_of(predictor)
         mode = self._mode_wanted if self._mode_wanted in modes else modes[0]
         self.panel.automatic.set_modes(modes, mode)
-        self.panel.automatic.set_settings(
-            default_settings(mode, predictor.model_name, getattr(predictor, "defaults", None))
-        )
+        self._on_mode_chosen(mode)
 
     def prefer_mode(self, mode: str | None) -> None:
-        """The mode to begin with, if the model can do it."""
+        """The mode to begin with, if the model can do it.
+
+        Raises:
+            ParameterError: There is no such mode.
+        """
+        if mode not in (None, *SETTINGS):
+            raise ParameterError(f"The mode is one of {', '.join(SETTINGS)}, got {mode!r}.")
         self._mode_wanted = mode
+
+    def prefer_settings(self, settings: Mapping[str, Any]) -> None:
+        """Parameters of automatic segmentation to begin with, instead of the model's own; each for the modes that have it.
+
+        Raises:
+            ParameterError: No mode has one of them.
+        """
+        known = {item.name for mode in SETTINGS.values() for item in fields(mode)}
+        if unknown := sorted(set(settings) - known):
+            raise ParameterError(f"No mode has the parameter '{unknown[0]}'; there are {', '.join(sorted(known))}.")
+        self._settings_wanted = dict(settings)
 
     def _on_mode_chosen(self, mode: str) -> None:
         if mode in SETTINGS:
             predictor = self.session.predictor
             name, own = getattr(predictor, "model_name", None), getattr(predictor, "defaults", None)
-            self.panel.automatic.set_settings(default_settings(mode, name, own) if name else settings_for(mode))
+            settings = default_settings(mode, name, own) if name else settings_for(mode)
+            names = {item.name for item in fields(settings)}
+            wanted = {name: value for name, value in self._settings_wanted.items() if name in names}
+            self.panel.automatic.set_settings(replace(settings, **wanted))
 
     @shown
     def segment_automatically(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMBEDDINGS, AUTOMATIC, SAVING, RECOVERY, MODEL = "embeddings", "automatic", "saving", "recovery", "model"
+EXPORTING, IMPORTING = "exporting", "importing"
+_OTHER_SLOTS = (SAVING, MODEL, EXPORTING, IMPORTING)
 
 
 def shown(method: Callable) -> Callable:
@@ -64,6 +66,7 @@ class Control:
     _loaded: ModelChoice | None
     _commit_when_answered: bool
     _mode_wanted: str | None
+    _settings_wanted: Mapping[str, Any]
     _message: tuple[str, str] | None
     _closed: bool
 
@@ -110,7 +113,7 @@ class Control:
     @shown
     def cancel(self) -> None:
         """Cancel what is running."""
-        cancelled = [slot for slot in (*self.image_slots, SAVING, MODEL) if self.jobs.cancel(slot)]
+        cancelled = [slot for slot in (*self.image_slots, *_OTHER_SLOTS) if self.jobs.cancel(slot)]
         if cancelled:
             self.say("Cancelled. What was finished is kept.")
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from micro_sam.errors import PromptError
 from micro_sam.sam_annotator.control.base import Control, shown
-from micro_sam.sam_annotator.session.certainty import DOUBTFUL, Certainty
+from micro_sam.sam_annotator.session.certainty import Certainty
+from micro_sam.sam_annotator.session.follow_settings import DOUBTFUL
 
 if TYPE_CHECKING:
     from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList

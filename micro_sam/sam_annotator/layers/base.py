@@ -55,6 +55,7 @@ class LayersBase:
             return {}
         layer, n = self.image, self.ndim
         found = {"scale": np.asarray(layer.scale)[-n:], "translate": np.asarray(layer.translate)[-n:]}
+        found["units"] = tuple(layer.units[-n:])
         if layer.ndim == n:
             found |= {"rotate": layer.rotate, "shear": layer.shear, "affine": layer.affine}
         return found

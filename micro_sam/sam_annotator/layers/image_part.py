@@ -52,7 +52,7 @@ class ImagePart(LayersBase):
             self._disconnect_from(self.image)
         self.image = layer
         self._connect(layer.events.data, lambda event: None if self._muted else self.image_replaced.emit())
-        for name in ("scale", "translate", "rotate", "shear", "affine"):
+        for name in ("scale", "translate", "rotate", "shear", "affine", "units"):
             self._connect(getattr(layer.events, name), self._on_moved)
         self._on_moved()
 
@@ -94,7 +94,12 @@ def _wrong_axes(name: str, shape: tuple[int, ...], ndim: int) -> str:
 
 
 def add_image(
-    viewer: Viewer, array: Any, ndim: int, name: str = IMAGE_NAME, scale: Sequence[float] | None = None
+    viewer: Viewer,
+    array: Any,
+    ndim: int,
+    name: str = IMAGE_NAME,
+    scale: Sequence[float] | None = None,
+    units: Sequence[str] | None = None,
 ) -> Image:
     """Show an array as an image layer: grey, or with channels on the last axis as colours.
 
@@ -104,8 +109,10 @@ def add_image(
         ndim: 2 or 3.
         name: The layer's name.
         scale: The size of a pixel.
+        units: Its unit along each axis; pixels by default.
     """
     options = {"name": name, **({} if scale is None else {"scale": tuple(scale)[-ndim:]})}
+    options |= {} if units is None else {"units": tuple(units)}
     if len(array.shape) == ndim:
         return viewer.add_image(array, **options)
     layer = viewer.add_image(_displayable(array), rgb=True, **options)

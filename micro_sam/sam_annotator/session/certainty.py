@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from micro_sam.sam_annotator.session.diff import Diff
+from micro_sam.sam_annotator.session.follow_settings import DOUBTFUL
 from micro_sam.sam_annotator.session.state import CURRENT, REACHED, SessionState
 
-DOUBTFUL = 0.5
 _LEVELS = 254  # how finely it is noted
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from micro_sam.errors import PromptError
-from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
 from micro_sam.multi_dimensional_segmentation.through_time import iter_track_masks
 from micro_sam.progress import Progress
-from micro_sam.sam_annotator.session.certainty import DOUBTFUL
 from micro_sam.sam_annotator.session.diff import Diff
+from micro_sam.sam_annotator.session.follow_settings import FollowSettings
 from micro_sam.sam_annotator.session.frames import ids_of
 from micro_sam.sam_annotator.session.segmentation import Request, own_predictor
 from micro_sam.sam_annotator.session.state import COMMITTED, CURRENT
@@ -21,47 +20,10 @@ from micro_sam.sam_annotator.session.track_prompts import TrackSegmentation, div
 from micro_sam.sam_annotator.session.tracking import TrackingSession
 
 if TYPE_CHECKING:
+    from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
     from micro_sam.multi_dimensional_segmentation.propagation_result import PropagationResult
 
 Pair = tuple[int, int]
-
-
-def _described(label: str, bounds: tuple[float | None, float | None] | None, help: str) -> dict[str, Any]:
-    return {"label": label, "range": bounds, "help": help}
-
-
-@dataclass(frozen=True)
-class FollowSettings:
-    """How tracks are followed; ``projection`` is chosen beside the form."""
-
-    iou_threshold: float = field(
-        default=0.5,
-        metadata=_described(
-            "IoU threshold", (0.0, 1.0), "A track ends where its mask overlaps the one before (moved on) by less."
-        ),
-    )
-    motion_smoothing: float = field(
-        default=0.5,
-        metadata=_described(
-            "Motion smoothing", (0.0, 1.0), "Which share of its earlier motion an object keeps; less for abrupt motion."
-        ),
-    )
-    doubtful_below: float = field(
-        default=DOUBTFUL,
-        metadata=_described(
-            "Doubtful below", (0.0, 1.0), "Frames in which the model is less certain than this of a track are listed."
-        ),
-    )
-    box_extension: float = field(
-        default=0.025,
-        metadata=_described("Box extension", (0.0, None), "Look this much further on every side, as part of the size."),
-    )
-
-    def propagation(self, projection: str = "mask") -> PropagationSettings:
-        """The same for the library."""
-        return PropagationSettings(
-            projection, self.iou_threshold, self.box_extension, motion_smoothing=self.motion_smoothing
-        )
 
 
 @dataclass(frozen=True, eq=False)

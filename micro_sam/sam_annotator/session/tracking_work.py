@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,9 @@ import numpy as np
 
 from micro_sam.io.resolution import Resolution
 from micro_sam.io.tracks import write_tracks
-from micro_sam.multi_dimensional_segmentation.tracking import TrackingSettings, iter_track
+from micro_sam.multi_dimensional_segmentation.tracking import iter_track
 from micro_sam.progress import Progress
 from micro_sam.sam_annotator.session.automatic import AutomaticSegmentation
-from micro_sam.sam_annotator.session.following import _described
 from micro_sam.sam_annotator.session.lineage import Lineage
 from micro_sam.sam_annotator.session.saving import write_origins
 
@@ -22,30 +20,12 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
     from micro_sam.embedding_access import ImageEmbeddings
+    from micro_sam.sam_annotator.session.follow_settings import LinkSettings
     from micro_sam.sam_annotator.session.image import AnnotatedImage
     from micro_sam.sam_annotator.session.prompts import Prompts
 
 _KEPT_BYTES = 2**30  # of prepared frames in memory; more are prepared again when parameters change
 _BYTES_PER_PIXEL = 12
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """How segmented frames are linked."""
-
-    gap_closing: int = field(
-        default=1, metadata=_described("Gap closing", (0, 20), "How many frames in a row an object may be missing.")
-    )
-    min_time_extent: int = field(
-        default=1, metadata=_described("Shortest track", (1, None), "Families that span fewer frames are left out.")
-    )
-    divisions: bool = field(default=True, metadata=_described("Objects divide", None, "Whether objects may divide."))
-
-    def tracking(self) -> TrackingSettings:
-        """The same for the library."""
-        return TrackingSettings(
-            self.gap_closing, self.min_time_extent, mode="greedy" if self.divisions else "greedy_nodiv"
-        )
 
 
 def iter_track_everything(

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from micro_sam.errors import ParameterError
 from micro_sam.multi_dimensional_segmentation.projection import PROJECTIONS
-from micro_sam.sam_annotator.session.following import FollowSettings
+from micro_sam.sam_annotator.session.follow_settings import FollowSettings
 from micro_sam.sam_annotator.widgets.doubtful_list import DoubtfulList
 from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, quietly, tool_button
 from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
@@ -110,6 +111,17 @@ class FollowWidget(Section):
         self.add(Folded("Tracking settings", content))
         self.doubtful = DoubtfulList("Frame")
         self.add(self.doubtful)
+
+    def choose_projection(self, name: str | None) -> None:
+        """Show this projection; None for the one that is shown.
+
+        Raises:
+            ParameterError: There is no such projection.
+        """
+        if name not in (None, *PROJECTIONS):
+            raise ParameterError(f"The projection is one of {', '.join(PROJECTIONS)}, got {name!r}.")
+        if name is not None:
+            self.projection.setCurrentIndex(self.projection.findData(name))
 
 
 class TracksWidget(Section):
