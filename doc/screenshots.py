@@ -169,7 +169,7 @@ def annotator_3d(size: tuple[int, int]):
 
 
 def annotator_tracking(size: tuple[int, int]):
-    """A division was tracked through time; some tracks are committed."""
+    """A division was tracked through time, and doubtful frames are listed; some tracks are committed."""
     import napari
     from window_driver import open_window
 
@@ -200,6 +200,7 @@ def annotator_tracking(size: tuple[int, int]):
         window.settle(5)
     window.key("Shift+S")
     window.wait(lambda: not window.controller.jobs.is_running())
+    window.widget.follow.form._inputs["doubtful_below"].setValue(0.75)
     window.settle(20)
     return window
 
