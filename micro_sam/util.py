@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from micro_sam.lazy import lazy_names
+from micro_sam.models.spec import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from micro_sam.models.predictor import SamPredictor  # noqa: F401
 
 #: The model that is used when none is named.
-_DEFAULT_MODEL = "vit_b_lm"
+_DEFAULT_MODEL = DEFAULT_MODEL
 
 #: TinyViT models are always available: their encoder is part of micro_sam.
 VIT_T_SUPPORT = True

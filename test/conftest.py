@@ -1,10 +1,18 @@
-"""What every test gets: a cache folder of its own and no network."""
+"""What every test gets: a cache folder of its own, no settings of the user's, and no network."""
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
+from pathlib import Path
 
 import pytest
+
+# Before anything is imported: the default model is found when the models are.
+os.environ["MICROSAM_SETTINGS"] = str(Path(tempfile.gettempdir()) / "micro_sam tests have no settings.json")
+for _name in ("MICROSAM_MODEL", "MICROSAM_DEVICE", "MICROSAM_PRECISION", "MICROSAM_JOURNALS"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

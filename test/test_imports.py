@@ -17,7 +17,7 @@ PACKAGE = Path(micro_sam.__file__).parent
 
 # From the bottom up; a module may import from its own layer and from those below it.
 LAYERS = (
-    {"errors", "progress", "lazy", "__init__"},
+    {"errors", "progress", "lazy", "user_settings", "__init__"},
     {"models", "io"},
     {"embeddings"},
     {
@@ -42,6 +42,7 @@ LAYERS = (
         "training",
         "bioimageio",
         "distributed",
+        "health",
         "exports",
     },
     {"sam_annotator"},

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from ..user_settings import setting
 from .spec import ModelSpec, get_spec
 
 
 def get_cache_directory() -> Path:
     """The folder for everything micro_sam downloads.
 
-    It is the environment variable MICROSAM_CACHEDIR, read anew in every call, or else the user's cache folder.
+    It is the environment variable MICROSAM_CACHEDIR or what is set in `micro_sam.user_settings`, read anew in every
+    call, or else the user's cache folder.
     """
-    from_environment = os.environ.get("MICROSAM_CACHEDIR")
-    if from_environment:
-        return Path(from_environment).expanduser().absolute()
+    chosen = setting("cache_directory")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
     import pooch
 
     return Path(pooch.os_cache("micro_sam"))
@@ -24,6 +25,12 @@ def get_cache_directory() -> Path:
 def microsam_cachedir() -> Path:
     """The same as `get_cache_directory`; scripts know it under both names."""
     return get_cache_directory()
+
+
+def journals_directory() -> Path:
+    """The folder of the annotators' journals that lie beside no embeddings."""
+    chosen = setting("journal_directory")
+    return Path(chosen).expanduser().absolute() if chosen else get_cache_directory() / "journals"
 
 
 def models_directory() -> Path:

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 
 from ..errors import DeviceError
+from ..user_settings import origin_of, setting
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,15 @@ def get_device(device: str | torch.device | None = None) -> torch.device:
     """The device to compute on.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", "mps" or a torch.device; the best one there is if None or "auto".
+        device: "cpu", "cuda", "cuda:1", "mps" or a torch.device; "auto" for the best one there is. None for the one that
+            MICROSAM_DEVICE or the settings name, if they name one.
 
     Raises:
         DeviceError: There is no such device here; the message says why.
     """
-    if device is None or device == "auto":
+    if device is None:
+        return _default_device()
+    if device == "auto":
         report = explain_device()
         if report.problem is not None:
             _warn_once(report.problem)
@@ -57,6 +61,15 @@ def get_device(device: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def _default_device() -> torch.device:
+    wanted = setting("device")
+    try:
+        return get_device(wanted)
+    except DeviceError as error:
+        where = "the settings say" if origin_of("device") == "settings" else f"{origin_of('device')} says"
+        raise DeviceError(f"{str(error).rstrip('.')} ({where} {wanted!r}).") from error
+
+
 def explain_device() -> DeviceReport:
     """The device that is used when none is asked for, with the reason."""
     if torch.cuda.is_available():
@@ -68,6 +81,12 @@ def explain_device() -> DeviceReport:
     problem = _why_no_gpu()
     reason = "There is no GPU that PyTorch can use" if problem is None else "There is a GPU but PyTorch cannot use it"
     return DeviceReport(torch.device("cpu"), f"{reason}; the CPU has {os.cpu_count()} cores.", problem)
+
+
+def available_devices() -> list[str]:
+    """The names of the devices there are, besides "auto"."""
+    found = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()) if torch.cuda.is_available())]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
 def _check_cuda(device: torch.device) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 import torch
 
 from micro_sam.errors import ParameterError
+from micro_sam.user_settings import setting
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ENVIRONMENT_VARIABLE = "MICROSAM_PRECISION"
@@ -18,8 +18,8 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
     """The dtype in which encoders and decoders compute on a device.
 
     ``"auto"`` is bfloat16 where the hardware multiplies matrices in it (CPUs with AMX or AVX512 bfloat16, NVIDIA GPUs
-    from compute capability 8.0 on) and float32 everywhere else. The environment variable ``MICROSAM_PRECISION``
-    decides in the place of ``"auto"``.
+    from compute capability 8.0 on) and float32 everywhere else. The environment variable ``MICROSAM_PRECISION``,
+    or else what is set in `micro_sam.user_settings`, decides in the place of ``"auto"``.
 
     Args:
         precision: One of "auto", "float32", "bfloat16".
@@ -33,7 +33,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
     """
     _check(precision, "precision")
     if precision == "auto":
-        precision = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+        precision = setting("precision")
         _check(precision, f"the environment variable {ENVIRONMENT_VARIABLE}")
     if precision == "auto":
         precision = "bfloat16" if has_native_bfloat16(device) else "float32"

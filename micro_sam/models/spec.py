@@ -13,8 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ParameterError, UnknownModelError
+from ..user_settings import setting
 
-DEFAULT_MODEL = "vit_b_lm"
+#: The model that is used when none is named: that of MICROSAM_MODEL or of the settings, or else this one.
+DEFAULT_MODEL = setting("model") or "vit_b_lm"
 BUILTIN_MODEL = "vit_t_builtin"
 ENCODERS = ("vit_t", "vit_b", "vit_l", "vit_h")
 GROUPS = ("bundled", "current", "previous", "medical", "publication")

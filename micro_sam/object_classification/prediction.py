@@ -90,6 +90,8 @@ def iter_classify(
     ndim: int | None = None,
     tile_shape: tuple[int, int] | None = None,
     halo: tuple[int, int] | None = None,
+    normalization: str = "minmax",
+    batch_size: int = 1,
 ) -> Generator[Progress, None, Classified]:
     """Classify the objects of a segmentation, in steps.
 
@@ -102,6 +104,8 @@ def iter_classify(
         ndim: 2 or 3; found from the shape of the image by default.
         tile_shape: Height and width of tiles; by default large images are tiled.
         halo: How far tiles reach into their neighbours (y, x).
+        normalization: "minmax" or "robust", as for training.
+        batch_size: Tiles or slices encoded at the same time.
 
     Raises:
         ParameterError: Model, image or segmentation do not fit the classifier.
@@ -115,7 +119,14 @@ def iter_classify(
         tiling = choose_tiling(source.shape) if tile_shape is None else None
         tile_shape, halo = (tiling.tile_shape, tiling.halo) if tiling is not None else (tile_shape, halo)
         embeddings = yield from iter_precompute(
-            predictor, image, ndim=source.ndim, tile_shape=tile_shape, halo=halo, lazy_loading=True
+            predictor,
+            image,
+            ndim=source.ndim,
+            tile_shape=tile_shape,
+            halo=halo,
+            lazy_loading=True,
+            normalization=normalization,
+            batch_size=batch_size,
         )
     features = yield from iter_object_features(embeddings, segmentation, image=source.array)
     probabilities = classifier.probabilities(features)

@@ -17,6 +17,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".annotator_2d": ("Annotator2d", "annotator_2d"),
         ".annotator_3d": ("Annotator3d", "annotator_3d"),
         ".annotator_tracking": ("AnnotatorTracking", "annotator_tracking", "create_tracking_menu"),
+        ".object_classifier": ("ObjectClassifier", "image_series_object_classifier", "object_classifier"),
+        ".settings": ("SettingsWidget",),
         ".image_series_annotator": ("ImageSeriesAnnotator", "image_folder_annotator", "image_series_annotator"),
     },
 )

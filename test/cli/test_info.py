@@ -7,7 +7,8 @@ from importlib import metadata
 import pytest
 
 from micro_sam import __version__
-from micro_sam.cli import health, info
+from micro_sam.cli import info
+from micro_sam.health import problems as health
 from micro_sam.models.spec import model_names
 
 

@@ -84,7 +84,9 @@ def _torch_problems() -> Iterator[Problem]:
         device = importlib.import_module("micro_sam.models.device")
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
-        yield Problem(f"PyTorch cannot be imported ({reason}).", "Install it again, see https://pytorch.org/get-started.")
+        yield Problem(
+            f"PyTorch cannot be imported ({reason}).", "Install it again, see https://pytorch.org/get-started."
+        )
         return
     problem = device.explain_device().problem
     if problem is not None:
