@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".object_classifier": ("ObjectClassifier", "image_series_object_classifier", "object_classifier"),
         ".settings": ("SettingsWidget",),
         ".image_series_annotator": ("ImageSeriesAnnotator", "image_folder_annotator", "image_series_annotator"),
+        ".training_ui": ("TrainingWidget",),
     },
 )
 
