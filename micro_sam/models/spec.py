@@ -15,8 +15,14 @@ from typing import Any
 from ..errors import ParameterError, UnknownModelError
 from ..user_settings import setting
 
-#: The model that is used when none is named: that of MICROSAM_MODEL or of the settings, or else this one.
-DEFAULT_MODEL = setting("model") or "vit_b_lm"
+
+def default_model() -> str:
+    """The model to use when none is named: that of MICROSAM_MODEL or of the settings, or else vit_b_lm."""
+    return setting("model") or "vit_b_lm"
+
+
+#: The same when micro_sam was imported.
+DEFAULT_MODEL = default_model()
 BUILTIN_MODEL = "vit_t_builtin"
 ENCODERS = ("vit_t", "vit_b", "vit_l", "vit_h")
 GROUPS = ("bundled", "current", "previous", "medical", "publication")

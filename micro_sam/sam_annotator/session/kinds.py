@@ -9,7 +9,10 @@ from typing import Any
 from micro_sam.sam_annotator.session.state import SessionState
 
 #: By the annotator's kind, for those whose sessions hold more than labels and prompts.
-_STATES = {"annotator_tracking": ("micro_sam.sam_annotator.session.tracking", "TrackingSession")}
+_STATES = {
+    "annotator_tracking": ("micro_sam.sam_annotator.session.tracking", "TrackingSession"),
+    "object_classifier": ("micro_sam.sam_annotator.session.classification", "ClassificationSession"),
+}
 
 
 def state_for(header: Mapping[str, Any]) -> SessionState:

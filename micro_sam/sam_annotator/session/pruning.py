@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from micro_sam.errors import MicroSamError
-from micro_sam.models.cache import get_cache_directory
+from micro_sam.models.cache import journals_directory
 from micro_sam.sam_annotator.session.journal import BLOBS, LINES, is_in_use, read_journal
 from micro_sam.sam_annotator.session.kinds import state_for
 from micro_sam.sam_annotator.session.recovery import NO_WORK, journals_beside
@@ -41,7 +41,7 @@ def prune_journals(
     Returns:
         The folders that were removed.
     """
-    roots = [*get_cache_directory().joinpath("journals").glob("*"), *([journals_beside(beside)] if beside else [])]
+    roots = [*journals_directory().glob("*"), *([journals_beside(beside)] if beside else [])]
     folders = [f for root in roots if root.is_dir() for f in root.iterdir() if (f / LINES).is_file()]
     dated = sorted((_changed(folder), folder) for folder in folders)
     total, now, removed = sum(_size(folder) for folder in folders), time.time(), []
@@ -80,7 +80,7 @@ def _is_finished(folder: Path) -> bool:
         return True
     state = state_for(records[0].content)
     state.replay(records)
-    return not any(state.labels[key].any() for key in (CURRENT, AUTO))
+    return not any(state.labels[key].any() for key in (CURRENT, AUTO) if key in state.labels)
 
 
 def _remove(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from micro_sam.errors import MicroSamError
-from micro_sam.models.cache import get_cache_directory
+from micro_sam.models.cache import journals_directory
 from micro_sam.sam_annotator.session.journal import LINES, Journal, is_in_use, read_journal
 from micro_sam.sam_annotator.session.kinds import state_for
 from micro_sam.sam_annotator.session.state import COMMITTED
@@ -90,7 +90,7 @@ def _unfinished(folder: Path, image: AnnotatedImage, kind: str) -> Unfinished | 
 def _roots(image: AnnotatedImage, beside: str | os.PathLike | None) -> list[Path]:
     """The folders in which journals of an image may lie."""
     name = re.sub(r"[^\w-]+", "_", image.name)[:40]
-    own = get_cache_directory() / "journals" / f"{name}-{image.fingerprint[:12]}"
+    own = journals_directory() / f"{name}-{image.fingerprint[:12]}"
     if beside is None:
         return [own]
     return [journals_beside(beside), own]
@@ -104,7 +104,7 @@ def journals_beside(beside: str | os.PathLike) -> Path:
 
 def _journals(image: AnnotatedImage, beside: str | os.PathLike | None) -> Iterator[Path]:
     roots = _roots(image, beside)
-    renamed = get_cache_directory().joinpath("journals").glob(f"*-{image.fingerprint[:12]}")
+    renamed = journals_directory().glob(f"*-{image.fingerprint[:12]}")
     for root in dict.fromkeys([*roots, *renamed]):
         if root.is_dir():
             yield from (folder for folder in root.iterdir() if (folder / LINES).is_file())

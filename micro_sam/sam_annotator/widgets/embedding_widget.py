@@ -17,7 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from micro_sam.models.spec import DEFAULT_MODEL, get_spec, model_names
+from micro_sam.models.device import available_devices
+from micro_sam.models.spec import default_model, get_spec, model_names
 from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
 from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, quietly
 
@@ -42,7 +43,7 @@ class EmbeddingWidget(Section):
         for name in model_names(*_GROUPS):
             self.model.addItem(name)
             self.model.setItemData(self.model.count() - 1, _model_help(name), Qt.ItemDataRole.ToolTipRole)
-        self.model.setCurrentText(DEFAULT_MODEL)
+        self.model.setCurrentText(default_model())
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Image", self.image)
@@ -68,7 +69,7 @@ class EmbeddingWidget(Section):
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
         self.device = _combo("Where the model computes; automatic takes a GPU if there is one.")
-        self.device.addItems(["automatic", *_devices()])
+        self.device.addItems(["automatic", *available_devices()])
         self.weights = PathInput("A model file of your own, with an encoder of the kind chosen above.", "A model file")
         self.store = PathInput(
             "A folder (.zarr) where embeddings are kept, so that the image opens at once next time.",
@@ -228,17 +229,6 @@ def _pair(value: int, tooltip: str) -> QWidget:
 def _values(pair: QWidget) -> tuple[int, int]:
     first, second = pair.findChildren(QSpinBox)
     return first.value(), second.value()
-
-
-def _devices() -> list[str]:
-    import torch
-
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found += [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
 
 
 def _model_help(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
-from micro_sam.models.spec import DEFAULT_MODEL, model_names
+from micro_sam.models.spec import default_model, model_names
 from micro_sam.sam_annotator.widgets.embedding_widget import PathInput
 from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Folded, Section, button
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
@@ -54,7 +54,7 @@ class SeriesForm(QWidget):
         self.model.setMinimumContentsLength(8)
         self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.model.addItems(list(model_names("bundled", "current", "medical", "previous")))
-        self.model.setCurrentText(DEFAULT_MODEL)
+        self.model.setCurrentText(default_model())
         self.volumetric = QCheckBox("Volumes (3d)")
         self.volumetric.setToolTip("The files are volumes; they are annotated in 3d.")
         form = QFormLayout()
