@@ -11,7 +11,7 @@ import numpy as np
 
 from micro_sam.errors import InputError, ParameterError
 
-N_TREES = 200
+N_TREES = 100
 _LEAF = -1
 _LEAST_MERIT = 0.05
 

@@ -453,6 +453,8 @@ class ClassifierController(AnnotatorController):
             return "The model looks at the image; you can already paint over objects."
         if not session.can_segment:
             return "Press Compute embeddings: the classifier sees objects with the eyes of the model."
+        if self.outcome is None and self.jobs.is_running(CLASSIFY):
+            return "The objects are looked at and the strokes learned; go on painting meanwhile."
         painted = self._painted_classes()
         if not painted and self.classifier is None:
             return "Paint a short stroke over some objects of each class; keys 1 to 9 choose the class."
