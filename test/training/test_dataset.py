@@ -21,6 +21,7 @@ from micro_sam.training import (
 )
 from micro_sam.training.label_transform import InstanceTargets
 from micro_sam.training.reproducible import random_state, seed_everything, set_random_state
+from micro_sam.training.sampling import open_pair
 
 
 @pytest.fixture
@@ -128,6 +129,19 @@ def test_a_label_can_stand_for_unlabelled_area(pair):
         [raw], [np.where(labels == 300, 300, labels)], unknown_label=300, is_train=False, patch_shape=(70, 90)
     )[0]
     assert (y[0, 50:65, 70:85] == -1).all()
+
+
+def test_of_partly_annotated_images_only_the_surroundings_of_objects_are_background():
+    labels = np.zeros((60, 60), np.int32)
+    labels[20:30, 20:30] = 3
+    raw = np.random.default_rng(0).random((60, 60)).astype(np.float32)
+    known = open_pair(raw, labels, known_margin=5).read_labels(0, slice(None), slice(None))
+    assert (known[20:30, 20:30] == 3).all()
+    assert known[25, 33] == 0 and known[17, 25] == 0
+    assert known[25, 36] == -1 and known[50, 50] == -1
+    assert (known == 0).sum() < 400
+    nothing = open_pair(raw, np.zeros_like(labels), known_margin=5).read_labels(0, slice(None), slice(None))
+    assert (nothing == -1).all()
 
 
 def test_parts_of_one_label_are_objects_of_their_own():

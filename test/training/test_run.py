@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,11 @@ from micro_sam.errors import OutputError, ParameterError
 from micro_sam.models.predictor import get_sam_model
 from micro_sam.progress import drain
 from micro_sam.training import TrainingData, TrainingSettings, run_training
-from micro_sam.training.configuration import CONFIGURATIONS, configuration, find_configuration
+from micro_sam.training.configuration import CONFIGURATIONS, configuration, find_configuration, has_little_memory
+from micro_sam.training.data import split_regions
+from micro_sam.training.progress import TrainingProgress, read_past
+from micro_sam.training.run_model import starting_point
+from micro_sam.training.sampling import open_pair
 
 SMALL = {
     "model_type": "vit_t_builtin", "n_iterations": 2, "n_samples": 2, "patch_shape": (64, 64), "n_objects_per_batch": 3,
@@ -27,7 +33,7 @@ def data(images):
 
 
 def _run(data, root, **kwargs):
-    options = {k: kwargs.pop(k) for k in ("overwrite", "output_path", "validation") if k in kwargs}
+    options = {k: kwargs.pop(k) for k in ("overwrite", "output_path", "validation", "stop") if k in kwargs}
     settings = TrainingSettings(**{"name": "cells", **SMALL, **kwargs})
     return run_training(settings, data, save_root=root, device="cpu", model_kwargs={"image_size": 64}, **options)
 
@@ -70,6 +76,68 @@ def test_the_only_image_is_split(images, tmp_path):
     assert set(result.after) == {"box_iou", "point_iou"}
 
 
+def test_what_is_learned_can_be_watched_and_stopped_with_the_best_kept(data, tmp_path):
+    stop, seen = threading.Event(), []
+    work = _run(data, tmp_path, n_iterations=100, n_samples=2, stop=stop, peft="lora")
+    try:
+        while True:
+            seen.append(next(work))
+            if len([p for p in seen if getattr(p, "scores", {})]) == 2 and getattr(seen[-1], "losses", {}):
+                stop.set()  # in the middle of the third epoch
+    except StopIteration as ended:
+        result = ended.value
+    steps = [p for p in seen if isinstance(p, TrainingProgress)]
+    assert [p.done for p in steps] == [1, 2, 2, 3, 4, 4, 5, 5]
+    assert {"mask", "iou", "instance"} <= set(steps[0].losses) and "metric" in steps[2].scores
+    assert steps[2].is_best
+    epochs = read_past(result.checkpoint_folder)
+    assert [p.done for p in epochs] == [2, 4, 5]
+    assert [p.is_best for p in epochs] == [p.is_best for p in steps if p.scores]
+    best = min(epochs, key=lambda p: p.scores["metric"])
+    assert torch.load(result.checkpoint_folder / "best.pt", weights_only=True)["iteration"] == best.done
+    [example] = result.examples
+    assert example.image.shape == (64, 64, 3) and example.before.shape == example.after.shape == (64, 64)
+    assert example.scores == (result.before["ais_msa"], result.after["ais_msa"])
+    picture = iio.imread(result.checkpoint_folder / "examples.png")
+    assert picture.shape[2] == 3 and picture.shape[1] > 3 * 64
+
+
+def test_a_training_that_is_stopped_before_its_first_step_gives_the_model_it_began_with(data, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    result = drain(_run(data, tmp_path, stop=stop, segmentation_decoder="none"))
+    assert result.before == result.after and not result.got_worse
+    assert "neither better nor worse" in result.verdict
+
+
+def test_time_limits_end_a_training(data, tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr("micro_sam.training.resumable.time.monotonic", lambda: float(next(clock)))
+    result = drain(_run(data, tmp_path, n_iterations=50, max_minutes=2, n_scored=0))
+    assert torch.load(result.checkpoint_folder / "latest.pt", weights_only=True)["iteration"] < 5
+
+
+def test_the_only_image_is_cut_where_objects_are_on_both_sides():
+    labels = np.zeros((100, 40), np.int32)
+    for label, row in enumerate((4, 8, 12, 16), start=1):
+        labels[row : row + 2, 5:20] = label
+    pair = open_pair(labels.astype(np.float32), labels)
+    training, held_out = split_regions(pair, 0.2)
+    assert training == (slice(0, training[0].stop),) and training[0].stop == held_out[0].start
+    assert 13 < training[0].stop <= 17  # the last of the four objects is held out
+
+    volume = np.zeros((6, 100, 40), np.int32)
+    volume[2] = labels  # only this plane is annotated
+    training, held_out = split_regions(open_pair(volume.astype(np.float32), volume), 0.2)
+    assert training[0] == slice(None) and 13 < training[1].stop <= 17
+    volume[4] = labels
+    assert split_regions(open_pair(volume.astype(np.float32), volume), 0.2)[0][0].stop in (3, 4)
+
+    alone = np.where(labels == 1, labels, 0)
+    with pytest.raises(ParameterError, match="annotate at least two"):
+        split_regions(open_pair(alone.astype(np.float32), alone), 0.2)
+
+
 def test_wrong_data_is_refused_before_the_model_is_loaded(images, tmp_path):
     raw, labels = images[0]
     with pytest.raises(ParameterError, match=r"cannot be trained on: .*\(80, 80\)"):
@@ -97,6 +165,16 @@ def test_the_configuration_follows_from_the_memory_of_the_gpu(memory, expected, 
     monkeypatch.setattr("micro_sam.training.configuration.get_device", torch.device)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     assert find_configuration("cuda") == expected
+
+
+def test_memory_is_saved_where_a_model_would_not_fit(monkeypatch):
+    monkeypatch.setattr("micro_sam.training.configuration._memory", lambda: 8)
+    assert has_little_memory("vit_b", "cpu") and not has_little_memory("vit_t", "cpu")
+    monkeypatch.setattr("micro_sam.training.configuration._memory", lambda: 64)
+    assert not has_little_memory("vit_h", "cpu")
+    assert starting_point(TrainingSettings(configuration="gtx1080"), device="cpu").values["activation_checkpointing"]
+    refused = TrainingSettings(configuration="gtx1080", activation_checkpointing=False)
+    assert not starting_point(refused, device="cpu").values["activation_checkpointing"]
 
 
 def test_small_computers_get_the_small_configuration(monkeypatch):

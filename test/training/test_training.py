@@ -8,12 +8,15 @@ import logging
 import numpy as np
 import pytest
 import torch
+from segment_anything.modeling.image_encoder import ImageEncoderViT
 
 from micro_sam.errors import CheckpointError, ParameterError
 from micro_sam.models.checkpoint import read_checkpoint
+from micro_sam.models.fast_vit import FastViT
 from micro_sam.models.predictor import get_sam_model
 from micro_sam.training import export_instance_segmentation_model, train_instance_segmentation, train_sam
 from micro_sam.training.assess import verdict
+from micro_sam.training.trainable_sam import _encode_in_pieces
 from micro_sam.training.training import distance_loss, make_sam_trainer, train_sam_for_configuration
 from micro_sam.training.util import get_trainable_sam_model
 
@@ -193,6 +196,23 @@ def test_saving_memory_leaves_the_gradients_as_they_are():
     reference = get_trainable_sam_model("vit_t_builtin", "cpu", image_size=FRAME)
     reference.encode(x).features.square().mean().backward()
     assert torch.allclose(grad, reference.sam.image_encoder.patch_embed.seq[0].c.weight.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [ImageEncoderViT, FastViT])
+def test_saving_memory_leaves_the_gradients_of_every_vit_block_as_they_are(kind):
+    torch.manual_seed(0)
+    encoder = kind(
+        img_size=64, embed_dim=32, depth=2, num_heads=2, out_chans=16, use_rel_pos=True, window_size=2,
+        global_attn_indexes=(1,),
+    )  # fmt: skip
+    x, grads = torch.randn(1, 3, 64, 64), []
+    for forward in (encoder, lambda x: _encode_in_pieces(encoder, x)):
+        encoder.zero_grad()
+        forward(x).square().mean().backward()
+        grads.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
+    assert any("blocks.0" in name for name in grads[0]) and all(g.abs().sum() > 0 for g in grads[0].values())
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-8)
 
 
 def test_instance_segmentation_alone_is_trained_and_exported(make_loader, tmp_path):
