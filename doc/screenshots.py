@@ -205,6 +205,59 @@ def annotator_tracking(size: tuple[int, int]):
     return window
 
 
+def object_classifier(size: tuple[int, int]):
+    """Some objects of two classes were painted; all are classified, and the doubtful ones are listed."""
+    import napari
+    from classification_toys import a_few_of_each, two_kinds
+    from window_driver import Window
+
+    from micro_sam.sam_annotator import object_classifier as open_classifier
+    from micro_sam.sam_annotator.object_classifier import controller_in
+
+    image, labels, classes = two_kinds("brightness", seed=1)
+    model = {"model_type": "vit_t_builtin", "device": "cpu"}
+    viewer = open_classifier(image, labels, viewer=napari.Viewer(), return_viewer=True, **model)
+    viewer.window.resize(*size)
+    controller = controller_in(viewer)
+    window = Window(viewer, controller.panel)
+    window.settle(20)
+    window.ready()
+    viewer.reset_view()
+    for class_id, name in ((1, "bright"), (2, "dim")):
+        controller.session.rename_class(class_id, name)
+    ids = np.unique(labels)[1:]
+    for row in a_few_of_each(classes):
+        window.key(str(int(classes[row])))
+        y, x = centre(labels, ids[row])
+        window.drag([(y, x - 2), (y, x), (y, x + 2)])
+    window.wait(lambda: controller.outcome is not None and not controller.jobs.is_running(), 200)
+    window.settle(20)
+    window.wait(lambda: not controller.jobs.is_running(), 100)
+    window.settle(20)
+    return window
+
+
+def settings(size: tuple[int, int]):
+    """The installation was checked. The picture shows folders that no one has."""
+    import napari
+    from window_driver import Window
+
+    from micro_sam.sam_annotator import SettingsWidget
+
+    os.environ["XDG_CACHE_HOME"] = f"{os.environ.pop('MICROSAM_CACHEDIR')}/cache"
+    sys.executable = "/home/anna/micro_sam/bin/python"
+    viewer = napari.Viewer()
+    widget = SettingsWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Settings", area="right")
+    viewer.window.resize(*size)
+    window = Window(viewer, widget)
+    window.settle(20)
+    window.press(widget.check)
+    window.wait(widget.result.toPlainText, 200)
+    window.settle(20)
+    return window
+
+
 SCENES: dict[str, Callable] = {
     "annotator_2d": annotator_2d,
     "annotator_2d_automatic": annotator_2d_automatic,
@@ -212,6 +265,8 @@ SCENES: dict[str, Callable] = {
     "annotator_3d": annotator_3d,
     "annotator_tracking": annotator_tracking,
     "image_series_annotator": image_series_annotator,
+    "object_classifier": object_classifier,
+    "settings": settings,
 }
 
 
@@ -227,6 +282,7 @@ def main() -> None:
         for size in args.sizes:
             with tempfile.TemporaryDirectory() as cache:
                 os.environ["MICROSAM_CACHEDIR"] = cache
+                os.environ["MICROSAM_SETTINGS"] = f"{cache}/settings.json"
                 window = SCENES[name](SIZES[size])
                 path = args.out / (f"{name}.png" if size == "small" else f"{name}_{size}.png")
                 window.viewer.screenshot(str(path), canvas_only=False, flash=False)

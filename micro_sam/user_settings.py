@@ -5,6 +5,7 @@ An environment variable wins over what is set here, and an argument of a functio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -131,7 +132,8 @@ def save_settings(settings: UserSettings) -> Path:
             f"The settings '{path}' could not be written ({error.strerror}); check the disk and the permissions."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 

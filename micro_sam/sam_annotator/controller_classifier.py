@@ -57,6 +57,7 @@ class ClassifierController(AnnotatorController):
         self.kept: dict[str, Samples] = {}
         self._own_journals: set[Path] = set()
         self._train_again = False
+        self._contour = 0
         super().__init__(*args)
         self._show_classes()
 
@@ -130,12 +131,16 @@ class ClassifierController(AnnotatorController):
         """Classify the objects in the image of a layer."""
         super().choose_image(layer)
         if self.session.image is not None and self.layers.image is layer:
-            fitting = [found for found in self.layers.segmentations() if found.data.shape == self.session.image.shape]
-            if self.objects not in fitting:
-                self.objects = None
-                if len(fitting) == 1:
-                    self.choose_objects(fitting[0])
-            self._on_images_changed()
+            self._choose_only_objects()
+
+    def _choose_only_objects(self) -> None:
+        """Choose the segmentation where there is only one that fits."""
+        image = self.session.image
+        if self._closed or image is None or self.objects is not None:
+            return
+        fitting = [found for found in self.layers.segmentations() if tuple(found.data.shape) == tuple(image.shape)]
+        if len(fitting) == 1:
+            self.choose_objects(fitting[0])
 
     def close_image(self) -> None:
         """End work on the image; its samples are kept."""
@@ -158,7 +163,15 @@ class ClassifierController(AnnotatorController):
         image = self.session.image
         return f"{image.name} [{image.fingerprint[:8]}]"
 
+    def _let_go_of_objects(self) -> None:
+        """Leave their layer as it was."""
+        if self.objects is not None:
+            self.objects.contour = self._contour
+            for event in (self.objects.events.data, self.objects.events.paint):
+                event.disconnect(self._on_objects_edited)
+
     def _forget_objects(self) -> None:
+        self._let_go_of_objects()
         self.objects = self.features = self.outcome = None
         self.panel.classify.show_found("", ())
 
@@ -176,7 +189,8 @@ class ClassifierController(AnnotatorController):
             )
         if layer is not self.objects:
             self._forget_objects()
-            self.objects = layer
+            self.objects, self._contour = layer, layer.contour
+            layer.contour = layer.contour or 1  # inside is the class
             for event in (layer.events.data, layer.events.paint):
                 event.connect(self._on_objects_edited)
         self._on_images_changed()
@@ -201,6 +215,8 @@ class ClassifierController(AnnotatorController):
         self.panel.classes.set_segmentations(
             [layer.name for layer in layers], None if self.objects is None else self.objects.name
         )
+        if self.objects is None and layers and self.session.image is not None:
+            self.panel.later(self._choose_only_objects)
 
     def _segmentation(self) -> np.ndarray:
         return np.asarray(self.objects.data[0] if self.objects.multiscale else self.objects.data)
@@ -463,6 +479,12 @@ class ClassifierController(AnnotatorController):
         if self.outcome is None:
             return "Press T to learn from the strokes and classify all objects."
         return "Paint over objects whose class is wrong, or press U to see those in doubt."
+
+    def close(self) -> None:
+        """Let go of everything; layers stay."""
+        if not self._closed:
+            super().close()
+            self._let_go_of_objects()
 
     def _show_options(self) -> None:
         pass

@@ -56,7 +56,7 @@ class ObjectClassifier(AnnotatorWidget):
         self.classes, self.classify, self.files = ClassesWidget(), ClassifyWidget(), ClassifierFilesWidget()
         for section in (self.segment, self.automatic, self.commit, self.edit):  # these segment
             self.sections.removeWidget(section)
-            section.deleteLater()
+            section.setParent(None)
         for section in (self.classes, self.classify, self.files):
             self.insert(section, before=self.more)
         session, layers = ClassificationSession(kind=self.kind), ClassifierLayers(viewer, self._wanted_ndim)

@@ -59,6 +59,7 @@ class ClassifierLayers(AnnotatorLayers):
             self._show_labels(STROKES, STROKES_NAME)
             self._color(self.labels[STROKES])
             if is_new:
+                self.labels[STROKES].opacity = 1
                 self.labels[STROKES].brush_size = max(_LEAST_BRUSH, round(min(arrays[STROKES].shape[-2:]) / 80))
 
     def show_prediction(self, classes: np.ndarray) -> None:
@@ -66,7 +67,7 @@ class ClassifierLayers(AnnotatorLayers):
         with self.muted(), self._keeping_selection():
             if self.prediction is None:
                 transform = self._transform()
-                self.prediction = self.viewer.add_labels(classes, name=PREDICTION_NAME, opacity=0.5, **transform)
+                self.prediction = self.viewer.add_labels(classes, name=PREDICTION_NAME, opacity=0.45, **transform)
                 self.prediction.editable = False
                 self._below_strokes(self.prediction)
             else:
