@@ -75,8 +75,8 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
         self.keys.bind([viewer])
         self.update_hint()
 
-    def _table(self) -> list[tuple[Any, Callable]]:
-        """Who listens to what."""
+    def _shared_links(self) -> list[tuple[Any, Callable]]:
+        """Who listens to what in every annotator, also in one that does not segment."""
         panel, layers, session = self.panel, self.layers, self.session
         return [
             (panel.status.cancel_requested, self.cancel),
@@ -86,6 +86,21 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
             (panel.embedding.cancel_requested, self.cancel),
             (panel.embedding.image_chosen, self._on_image_chosen),
             (panel.embedding.model_changed, self._on_model_changed),
+            (layers.painted, self._on_painted),
+            (layers.replaced, self._on_labels_replaced),
+            (layers.lost, self._on_layers_lost),
+            (layers.images_changed, self._on_images_changed),
+            (layers.image_replaced, self._on_image_replaced),
+            (session.labels_changed, self._on_labels),
+            (session.stepped, self._on_stepped),
+            (session.journal_failed, self.show_error),
+        ]
+
+    def _table(self) -> list[tuple[Any, Callable]]:
+        """Who listens to what."""
+        panel, layers, session = self.panel, self.layers, self.session
+        return [
+            *self._shared_links(),
             (panel.segment.tool_chosen, self.use_prompt_tool),
             (panel.segment.toggle_requested, self.toggle_label),
             (panel.segment.segment_requested, self.segment),
@@ -103,16 +118,8 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
             (panel.edit.redo_requested, self.redo),
             (layers.prompts_changed, self._on_prompts),
             (layers.prompts_dragged, self._on_prompts_dragged),
-            (layers.painted, self._on_painted),
-            (layers.replaced, self._on_labels_replaced),
-            (layers.lost, self._on_layers_lost),
-            (layers.images_changed, self._on_images_changed),
-            (layers.image_replaced, self._on_image_replaced),
             (self.tools.clicked, self._on_click),
             (self.tools.stroked, self._on_stroke),
-            (session.labels_changed, self._on_labels),
-            (session.stepped, self._on_stepped),
-            (session.journal_failed, self.show_error),
             (session.events.prompts, layers.write_prompts),
         ]
 

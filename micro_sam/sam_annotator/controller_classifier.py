@@ -65,13 +65,7 @@ class ClassifierController(AnnotatorController):
         """Who listens to what."""
         panel, layers, session = self.panel, self.layers, self.session
         return [
-            (panel.status.cancel_requested, self.cancel),
-            (panel.banner.restore_requested, self.restore),
-            (panel.banner.discard_requested, self.discard),
-            (panel.embedding.compute_requested, self.compute),
-            (panel.embedding.cancel_requested, self.cancel),
-            (panel.embedding.image_chosen, self._on_image_chosen),
-            (panel.embedding.model_changed, self._on_model_changed),
+            *self._shared_links(),
             (panel.classes.segmentation_chosen, self._on_objects_chosen),
             (panel.classes.class_chosen, self.paint_class),
             (panel.classes.add_requested, self.add_class),
@@ -90,14 +84,6 @@ class ClassifierController(AnnotatorController):
             (panel.files.save_requested, self.save),
             (panel.files.export_requested, self.export),
             (panel.files.forget_requested, self.forget),
-            (layers.painted, self._on_painted),
-            (layers.replaced, self._on_labels_replaced),
-            (layers.lost, self._on_layers_lost),
-            (layers.images_changed, self._on_images_changed),
-            (layers.image_replaced, self._on_image_replaced),
-            (session.labels_changed, self._on_labels),
-            (session.stepped, self._on_stepped),
-            (session.journal_failed, self.show_error),
             (session.events.classes, lambda _: self._show_classes()),
             (self.embeddings_ready, self._on_embeddings_ready),
         ]
