@@ -1,7 +1,8 @@
 """The file formats of checkpoints: PyTorch's zip archives, its older stream of pickles, and safetensors.
 
 `open_checkpoint` gives the tree of containers in a file, with tensors as `TensorRecord` that are read on demand.
-Formats: ``torch.save`` of PyTorch >= 1.6 (zip) and before; https://github.com/huggingface/safetensors (format section).
+Formats: ``torch.save`` of PyTorch >= 1.6 (zip) and before; https://github.com/huggingface/safetensors (format section);
+and packages of the BioImage.IO model zoo that hold one of these.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from ..errors import CheckpointError, MissingInputError
 from .safe_pickle import Placeholder, Storage, TensorRecord, load_inert
+from .zoo_package import find_description, member_copy, read_description
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -61,13 +63,13 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[Any]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
 
 
-def _read_tree(file: IO[bytes], size: int) -> Any:
+def _read_tree(file: IO[bytes], size: int, in_package: bool = False) -> Any:
     start = file.read(512)
     file.seek(0)
     if not start:
         raise CheckpointError("the file is empty.")
     if start.startswith(b"PK"):
-        return _read_zip(file)
+        return _read_zip(file, in_package)
     if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return _read_safetensors(file, size)
     if start[:1] == b"\x80":
@@ -128,9 +130,12 @@ class _ZipStorages:
         return self._loaded[key]
 
 
-def _read_zip(file: IO[bytes]) -> Any:
+def _read_zip(file: IO[bytes], in_package: bool) -> Any:
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
+    description = find_description(names)
+    if description is not None and not in_package:
+        return _read_package(archive, description)
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
     if len(pickles) != 1:
         raise CheckpointError("it is a zip archive without PyTorch weights, expected a PyTorch checkpoint.")
@@ -151,6 +156,21 @@ def _stored_entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     if info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError("it is a compressed zip archive, expected one as torch.save writes it.")
     return info
+
+
+def _read_package(archive: zipfile.ZipFile, description: str) -> dict[str, Any]:
+    """The weights in a package of the model zoo, laid out as an exported model."""
+    package = read_description(archive, description)
+    tree, decoder = (
+        None if name is None else _read_tree(*member_copy(archive, name), in_package=True)
+        for name in (package.weights, package.decoder)
+    )
+    if not isinstance(tree, dict):
+        return tree
+    tree = dict(tree) if isinstance(tree.get("model_state"), dict) else {"model_state": tree}
+    if decoder is not None:
+        tree["decoder_state"] = decoder
+    return {**tree, "metadata": dict(package.metadata)}
 
 
 # -- the stream of pickles that torch.save wrote before PyTorch 1.6
