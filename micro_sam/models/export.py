@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from ..errors import CheckpointError, OutputError
 from .build_sam import parameter_shapes
-from .checkpoint import check_names_and_shapes, read_checkpoint
+from .checkpoint import Checkpoint, check_names_and_shapes, read_checkpoint
 from .peft_export import merged_state
 from .peft_sam import peft_arguments
 from .spec import get_spec
@@ -41,6 +42,31 @@ def export_custom_sam_model(
         CheckpointError: It cannot be read, holds another encoder, or has no decoder although one was asked for.
         OutputError: The file cannot be written.
     """
+    checkpoint = read_flat(checkpoint_path, model_type, prefix)
+    state = checkpoint.model_state
+    content: Mapping[str, Any] = state
+    if with_segmentation_decoder:
+        if checkpoint.decoder_state is None:
+            raise CheckpointError(
+                f"{checkpoint_path} holds no instance segmentation decoder: export it without, or use a checkpoint that "
+                "was trained with one."
+            )
+        content = {"model_state": state, "decoder_state": checkpoint.decoder_state}
+    save_checkpoint(content, save_path)
+
+
+def read_flat(checkpoint_path: str | os.PathLike, model_type: str, prefix: str | None = None) -> Checkpoint:
+    """Read a checkpoint as weights of the original network; layers that finetuning added are worked into them.
+
+    Args:
+        checkpoint_path: A training checkpoint, or an exported model.
+        model_type: The encoder it must hold ("vit_b"), or a registered model with that encoder.
+        prefix: See `read_checkpoint`.
+
+    Raises:
+        MissingInputError: There is no checkpoint.
+        CheckpointError: It cannot be read or holds another encoder.
+    """
     encoder = get_spec(model_type).encoder
     checkpoint = read_checkpoint(checkpoint_path, prefix)
     if checkpoint.encoder != encoder:
@@ -52,15 +78,7 @@ def export_custom_sam_model(
     if not set(state) <= set(parameter_shapes(encoder)) and peft_arguments(checkpoint.metadata):
         state = merged_state(checkpoint)
     check_names_and_shapes(state, parameter_shapes(encoder), checkpoint_path, encoder)
-    content: Mapping[str, Any] = state
-    if with_segmentation_decoder:
-        if checkpoint.decoder_state is None:
-            raise CheckpointError(
-                f"{checkpoint_path} holds no instance segmentation decoder: export it without, or use a checkpoint that "
-                "was trained with one."
-            )
-        content = {"model_state": state, "decoder_state": checkpoint.decoder_state}
-    save_checkpoint(content, save_path)
+    return replace(checkpoint, model_state=state)
 
 
 def save_checkpoint(content: Mapping[str, Any], save_path: str | os.PathLike) -> None:

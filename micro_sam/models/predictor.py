@@ -139,7 +139,7 @@ def get_sam_model(
         model_name=model_type,
         checkpoint_path=str(path),
         precision=str(computed_in).removeprefix("torch."),
-        decoder_source=_decoder_source(
+        decoder_source=decoder_source(
             checkpoint, None if checkpoint_path is not None else spec, decoder_path, progress_bar_factory
         ),
     )
@@ -220,13 +220,25 @@ def _check_encoder(checkpoint: Checkpoint, spec: ModelSpec, model_type: str, cus
     )
 
 
-def _decoder_source(
+def decoder_source(
     checkpoint: Checkpoint,
     spec: ModelSpec | None,
     decoder_path: str | os.PathLike | None,
     progress_bar_factory: Callable[[str], Any] | None,
 ) -> Callable[[], StateDict | None]:
-    """Where the decoder comes from. It must not keep hold of the checkpoint, whose weights are large."""
+    """Where a model's decoder comes from: a function that reads it when it is called, None where there is none.
+
+    It must not keep hold of the checkpoint, whose weights are large.
+
+    Args:
+        checkpoint: The model's checkpoint.
+        spec: The registered model, None for a file of one's own.
+        decoder_path: A file with the decoder, instead of the one in the checkpoint, the registry, or beside the file.
+        progress_bar_factory: See `get_sam_model`.
+
+    Raises:
+        MissingInputError: There is no file at `decoder_path`.
+    """
     if decoder_path is not None:
         if not Path(decoder_path).is_file():
             raise MissingInputError(f"There is no decoder at {decoder_path}: check the path.")
