@@ -31,6 +31,19 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """``--model_type``, ``--checkpoint``, ``--device`` and ``--precision``: what computes."""
+    group = add_model_file_flags(parser)
+    group.add_argument(
+        "-d",
+        "--device",
+        type=device_name,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps; the best there is if left out.",
+    )
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="What the network computes in.")
+
+
+def add_model_file_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """``--model_type``, ``--checkpoint`` and ``--decoder_path``: which model; returns the group they are in."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "-m",
@@ -44,14 +57,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decoder_path", type=Path, metavar="FILE", help="The decoder of --checkpoint if it is a file of its own."
     )
-    group.add_argument(
-        "-d",
-        "--device",
-        type=device_name,
-        metavar="NAME",
-        help="cpu, cuda, cuda:1 or mps; the best there is if left out.",
-    )
-    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="What the network computes in.")
+    return group
 
 
 def add_tiling_flags(parser: argparse.ArgumentParser, automatic: bool = False) -> None:
@@ -132,6 +138,15 @@ def check_shared(args: argparse.Namespace) -> None:
         raise ParameterError(f"--{given} also needs --{missing}; add for example --{missing} {_EXAMPLE[missing]}.")
     if getattr(args, "no_tiling", False) and args.tile_shape is not None:
         raise ParameterError("--tile_shape cuts the image into tiles, --no_tiling does not; give one of them.")
+    check_model_files(args)
+
+
+def check_model_files(args: argparse.Namespace) -> None:
+    """Check that the files of a model exist.
+
+    Raises:
+        InputError: One does not; the sentence names the flag.
+    """
     for flag in ("checkpoint", "decoder_path"):
         path = getattr(args, flag)
         if path is not None and not path.is_file():
