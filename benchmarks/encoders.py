@@ -1,6 +1,6 @@
 """Speed of the image encoders, the instance decoder and the mask decoder, beside the networks they take the place of.
 
-    python benchmarks/encoders.py [--data FOLDER] [--images 3] [--rounds 3] [--profile]
+    python benchmarks/encoders.py [--data FOLDER] [--images 3] [--rounds 3] [--profile] [--runtimes onnxruntime openvino]
 
 The baselines are segment-anything's ``ImageEncoderViT`` and ``MaskDecoder`` (on 16 points), the plain ``TinyViT`` and
 torch-em's ``UNETR`` decoder, all in float32 as the existing packages run them. Baseline and contestants take turns on the same 1024 x 1024 image; the fastest
@@ -19,6 +19,7 @@ import argparse
 import copy
 import functools
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 import torch
+from runtimes import RUNTIMES, runtime_forms
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from skimage.measure import regionprops
@@ -181,9 +183,11 @@ def map_agreement(_: int, expected: torch.Tensor, maps: torch.Tensor, trained: b
     return f"foreground IoU {iou:.4f}; maps differ by {(maps - expected).abs().mean():.1e}"
 
 
-def encoder_case(name: str, sam: Sam, samples: list[Sample], trained: bool) -> Case:
-    """An encoder and its accelerated forms."""
+def encoder_case(name: str, sam: Sam, samples: list[Sample], trained: bool, runtimes: list[str]) -> Case:
+    """An encoder, its accelerated forms, and the encoder in other runtimes."""
     fast = {p: accelerate_sam(copy.deepcopy(sam), p).image_encoder for p in ("float32", "bfloat16")}
+    with tempfile.TemporaryDirectory() as folder:
+        fast |= runtime_forms(sam.image_encoder, runtimes, Path(folder))
     inputs = [prepare(sam, sample.image) for sample in samples]
     return Case(name, sam.image_encoder, fast, inputs, lambda i, a, b: mask_agreement(sam, samples[i], trained, a, b))
 
@@ -304,6 +308,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="How often each network has its turn.")
     parser.add_argument("--networks", nargs="+", default=["vit_t", "vit_b", "UNETR", "masks"], help="Which to measure.")
     parser.add_argument("--imitate", type=int, default=0, help="Steps for which UNETR learns from the bundled decoder.")
+    parser.add_argument(
+        "--runtimes", nargs="*", choices=RUNTIMES, default=[], help="Other runtimes to measure the encoders in, too."
+    )
     parser.add_argument("--profile", action="store_true", help="Print the slowest operations of every row.")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -323,9 +330,9 @@ def main() -> None:
         elif name == "masks":
             case = prompt_case(tiny, samples)
         elif name == "vit_t":
-            case = encoder_case(name, tiny, samples, trained=True)
+            case = encoder_case(name, tiny, samples, True, arguments.runtimes)
         else:
-            case = encoder_case(name, randomise(build_sam(name)), samples, trained=False)
+            case = encoder_case(name, randomise(build_sam(name)), samples, False, arguments.runtimes)
         measure(case, arguments.rounds, limits, arguments.profile)
 
 
