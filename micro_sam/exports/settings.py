@@ -1,6 +1,7 @@
 """What can be chosen about exports and imports. Forms, flags and documentation derive from the fields.
 
-A field carries ``label``, ``range`` (None if it has none), ``help`` and, if there are only some values, ``choices``.
+A field carries ``label``, ``range`` (None if it has none), ``help``, if there are only some values ``choices``, and for exports
+``formats``, the names of those that it belongs to.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ from typing import Any
 from micro_sam.errors import ParameterError
 
 
-def _choice(default: str, choices: tuple[str, ...], label: str, help: str) -> Any:
-    return field(default=default, metadata={"label": label, "range": None, "help": help, "choices": choices})
-
-
-def _switch(default: bool, label: str, help: str) -> Any:
-    return field(default=default, metadata={"label": label, "range": None, "help": help})
+def _setting(default: Any, formats: tuple[str, ...], label: str, help: str, choices: tuple[str, ...] = ()) -> Any:
+    metadata = {"label": label, "range": None, "help": help, "formats": formats}
+    return field(default=default, metadata=metadata | ({"choices": choices} if choices else {}))
 
 
 def _check_choices(settings: Any) -> None:
@@ -28,26 +26,36 @@ def _check_choices(settings: Any) -> None:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How objects are exported; each setting belongs to the formats that its help names."""
+    """How objects are exported."""
 
-    qupath_object: str = _choice(
+    qupath_object: str = _setting(
         "annotation",
-        ("annotation", "detection", "cell"),
+        ("geojson",),
         "QuPath objects",
         "GeoJSON: what objects become in QuPath; annotations can be edited there, thousands are faster as detections.",
+        ("annotation", "detection", "cell"),
     )
-    coco_masks: str = _choice(
+    coco_masks: str = _setting(
         "rle",
-        ("rle", "polygon"),
+        ("coco",),
         "COCO masks",
         "COCO: masks run by run, which keeps every pixel, or polygons, which keep no holes.",
+        ("rle", "polygon"),
     )
-    shape_descriptors: bool = _switch(
-        True, "Shape descriptors", "Table: also measure perimeter, axes, eccentricity, circularity and solidity."
+    shape_descriptors: bool = _setting(
+        True,
+        ("csv", "parquet"),
+        "Shape descriptors",
+        "Table: also measure axes and solidity, and in planes perimeter, circularity and eccentricity.",
     )
 
     def __post_init__(self) -> None:
         _check_choices(self)
+
+    @classmethod
+    def names_for(cls, format: str) -> list[str]:
+        """The settings that belong to a format."""
+        return [item.name for item in fields(cls) if format in item.metadata["formats"]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class ImportSettings:
         default=1.0,
         metadata={
             "label": "Scale",
-            "range": (0.001, 1000.0),
+            "range": (0.01, 100.0),
             "help": "How many pixels of the image one pixel of the file is wide, if it was made on a smaller or larger copy.",
         },
     )

@@ -50,7 +50,15 @@ class Extension:
         return getattr(importlib.import_module(module), name)(panel)
 
 
-EXTENSIONS: tuple[Extension, ...] = ()
+EXTENSIONS: tuple[Extension, ...] = (
+    Extension(
+        "Export and import",
+        "Write the objects for ImageJ, QuPath, COCO, pandas and others, or open theirs to correct them.",
+        "micro_sam.sam_annotator.exchange:add_exchange",
+        section="commit",
+        is_folded=True,
+    ),
+)
 
 
 def extend(panel: AnnotatorWidget, extensions: Iterable[Extension] | None = None) -> None:

@@ -194,7 +194,7 @@ def test_a_challenge_folder_holds_the_tracks(tmp_path):
 def test_geff_reads_the_tracks(tmp_path):
     labels, lineages = movie()
     export_labels(tmp_path / "tracks.geff", labels, lineages=lineages, is_timeseries=True, resolution=SQUARE)
-    graph, metadata = geff.read(tmp_path / "tracks.geff")
+    graph, _ = geff.read(tmp_path / "tracks.geff")
     assert {(data["t"], data["track_id"]) for _, data in graph.nodes(data=True)} == set(masks_of(labels))
     for _, data in graph.nodes(data=True):
         mask = labels[data["t"]] == data["track_id"]
