@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from micro_sam.errors import PromptError
-from micro_sam.object_classification.classifier import Samples, TrainedClassifier, load_classifier, save_classifier
+from micro_sam.object_classification.classifier import Samples, TrainedClassifier
 from micro_sam.object_classification.features import ObjectFeatures
-from micro_sam.object_classification.tables import write_class_table
-from micro_sam.progress import Progress
-from micro_sam.sam_annotator.control.base import EMBEDDINGS, SAVING, shown
+from micro_sam.sam_annotator.control.base import EMBEDDINGS, shown
+from micro_sam.sam_annotator.control.class_files import ClassFileControl
+from micro_sam.sam_annotator.control.class_strokes import ClassControl
+from micro_sam.sam_annotator.control.classifying import CLASSIFY, ClassifyControl
 from micro_sam.sam_annotator.controller import AnnotatorController
-from micro_sam.sam_annotator.jobs import Job
 from micro_sam.sam_annotator.layers.classifier_layers import ClassifierLayers
 from micro_sam.sam_annotator.session.classification import (
     STROKES,
     ClassificationSession,
     Outcome,
-    Task,
     annotated_objects,
-    iter_train_and_predict,
 )
 from micro_sam.sam_annotator.session.recovery import Unfinished
-from micro_sam.sam_annotator.session.saving import resolution_of
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from micro_sam.sam_annotator.object_classifier import ObjectClassifier
 
-CLASSIFY = "classify"
-_MOST_DOUBTFUL = 50
 
-
-class ClassifierController(AnnotatorController):
+class ClassifierController(ClassControl, ClassifyControl, ClassFileControl, AnnotatorController):
     """One object classifier in one viewer; see `AnnotatorController` for the arguments."""
 
     panel: ObjectClassifier
@@ -213,208 +206,6 @@ class ClassifierController(AnnotatorController):
         super().show_layers()
         self.panel.classes.set_size(int(self.layers.labels[STROKES].brush_size))
 
-    # Strokes and classes
-
-    @shown
-    def paint_class(self, class_id: int) -> None:
-        """The mouse paints strokes of a class."""
-        self._message = None
-        self.panel.classes.choose(class_id)
-        self.layers.brush(class_id)
-        self.panel.classes.set_tool(erasing=False)
-        self.update_hint()
-
-    def paint_number(self, number: int) -> None:
-        """The mouse paints strokes of the class at a place in the list, from 1."""
-        if number <= len(self.session.classes):
-            self.paint_class(self.session.classes[number - 1].id)
-
-    def erase(self) -> None:
-        """The mouse takes strokes away."""
-        self.layers.brush(None)
-        self.panel.classes.set_tool(erasing=True)
-
-    def _show_tool(self, tool: str = "brush") -> None:
-        self.paint_class(self.panel.classes.chosen() or self.session.classes[0].id)
-
-    @shown
-    def add_class(self) -> None:
-        """Add a class and paint it."""
-        self.paint_class(self.session.add_class().id)
-
-    @shown
-    def remove_class(self, class_id: int) -> None:
-        """Remove a class with its strokes."""
-        self.session.remove_class(class_id)
-        self.paint_class(self.session.classes[0].id)
-
-    def rename_class(self, class_id: int, name: str) -> None:
-        """Give a class another name; if that cannot be, the old one is shown again."""
-        shown(lambda self: self.session.rename_class(class_id, name))(self)
-        self._show_classes()
-
-    @shown
-    def recolor_class(self, class_id: int, color: str) -> None:
-        """Give a class another colour."""
-        self.session.recolor_class(class_id, color)
-
-    def _show_classes(self) -> None:
-        self.layers.set_classes(self.session.classes)
-        counts: Counter[int] = Counter()
-        if self.outcome is not None:
-            for samples in self.outcome.classifier.samples.values():
-                counts.update(samples.classes.tolist())
-        self.panel.classes.set_classes(self.session.classes, counts)
-
-    def _on_stepped(self) -> None:
-        history = self.session.history
-        for widget, step in ((self.panel.classes.undo, history.last), (self.panel.classes.redo, history.next)):
-            widget.setEnabled(step is not None)
-        self._message = None
-        self._train_if_wanted()
-        self.update_hint()
-
-    # Training and predicting
-
-    @shown
-    def train(self) -> None:
-        """Learn from all strokes, and classify all objects."""
-        self._message = None
-        if self.session.image is None:
-            raise PromptError("There is no image: drag a file into the window first.")
-        if self.objects is None:
-            raise PromptError("There are no objects: choose a labels layer, or segment with Annotator 2d or 3d first.")
-        if self.jobs.is_running(EMBEDDINGS):
-            raise PromptError("The embeddings are still being computed: wait until they are complete.")
-        if not self.session.can_segment:
-            raise PromptError("There are no embeddings of this image yet: press Compute embeddings first.")
-        self._train(shows_progress=True)
-
-    def _train_if_wanted(self, *_: Any) -> None:
-        if self.panel.classify.automatic.isChecked() and self._can_train():
-            self._train(shows_progress=self.features is None)
-
-    def _can_train(self) -> bool:
-        ready = self.session.can_segment and not self.jobs.is_running(EMBEDDINGS)
-        return self.objects is not None and ready and (self.classifier is not None or len(self._painted_classes()) > 1)
-
-    def _painted_classes(self) -> set[int]:
-        known = {c.id for c in self.session.classes}
-        here = np.flatnonzero(np.bincount(self.session.labels[STROKES].ravel(), minlength=1)).tolist()
-        return known & {*here, *(int(c) for samples in self.kept.values() for c in samples.classes)}
-
-    def _train(self, shows_progress: bool) -> None:
-        if self.jobs.is_running(CLASSIFY):
-            self._train_again = True
-            return
-        session, key = self.session, self._image_key()
-        others = {name: samples for name, samples in self.kept.items() if name != key}
-        task = Task(
-            key,
-            session.image.source.array,
-            session.embeddings,
-            session.predictor,
-            self._segmentation(),
-            session.labels[STROKES],
-            session.classes,
-            self.features,
-            others,
-            self.classifier,
-        )
-        work = functools.partial(iter_train_and_predict, task)
-        if shows_progress:
-            self._start(CLASSIFY, work, self._on_outcome, self._on_features, self._on_trained)
-        else:
-            done, failed, ended = self._on_outcome, self.show_error, self._on_trained
-            self.jobs.start(Job(CLASSIFY, work, None, self._on_features, done, failed, ended))
-
-    def _on_features(self, features: ObjectFeatures) -> None:
-        self.features = features
-
-    @shown
-    def _on_outcome(self, outcome: Outcome) -> None:
-        self.outcome, self.classifier = outcome, outcome.classifier
-        self.layers.show_prediction(outcome.image)
-        self.keys.bind(self.layers.own())
-        self._show_outcome()
-
-    def _on_trained(self) -> None:
-        if self._train_again:
-            self._train_again = False
-            self.panel.later(self._train_if_wanted)
-
-    def _show_outcome(self) -> None:
-        outcome, names = self.outcome, {c.id: c.name for c in (*self.outcome.classifier.classes, *self.session.classes)}
-        counts = Counter(outcome.classes.tolist())
-        text = ", ".join(f"{counts[class_id]} {names[class_id]}" for class_id in sorted(counts))
-        listed = []
-        for row in outcome.doubtful()[:_MOST_DOUBTFUL]:
-            label, best = int(outcome.features.ids[row]), outcome.probabilities[row].max()
-            listed.append((label, f"{label}: {names[int(outcome.classes[row])]}, {best:.0%}"))
-        self.panel.classify.show_found(f"{len(outcome.classes)} objects: {text}", listed)
-        samples = outcome.classifier.samples
-        n_objects = sum(len(found.classes) for found in samples.values())
-        images = "this image" if len(samples) == 1 else f"{len(samples)} images"
-        self.panel.files.show_samples(f"Learned from {n_objects} objects in {images}." if samples else "")
-        self._show_classes()
-
-    @shown
-    def look_at(self, label: int) -> None:
-        """Move the view to an object."""
-        if self.features is not None and label in self.features.windows:
-            self.layers.look_at(self.features.windows[label])
-            self.say(f"Object {label} is in the middle: paint over it if its class is wrong, or press U for the next.")
-
-    @shown
-    def look_at_next(self) -> None:
-        """Move the view to the next object in doubt."""
-        label = self.panel.classify.following()
-        if label is None:
-            raise PromptError("There is no object in doubt: paint strokes of at least two classes first.")
-        self.look_at(label)
-
-    # Files
-
-    @shown
-    def load(self, path: str) -> None:
-        """Go on with a classifier that was saved."""
-        classifier = load_classifier(path)
-        if self.session.predictor is not None:
-            classifier.check_model(self.session.predictor)
-        self.kept, self.classifier = dict(classifier.samples), classifier
-        self.session.adopt_classes(classifier.classes)
-        self.say(f"Loaded a classifier of {len(classifier.classes)} classes.", "done")
-        self._train_if_wanted()
-
-    @shown
-    def save(self, path: str) -> None:
-        """Save the classifier with its samples."""
-        if self.classifier is None:
-            raise PromptError("There is no classifier yet: paint strokes of two classes, and press Train and predict.")
-        path = path if Path(path).suffix else f"{path}.npz"
-        self._start(SAVING, lambda: _saving(path, self.classifier), lambda _: self.say(f"Saved to {path}.", "done"))
-
-    @shown
-    def export(self, path: str) -> None:
-        """Write the classes as an image and as a table."""
-        if self.outcome is None:
-            raise PromptError("There are no classes yet: press Train and predict first.")
-        work = self.exporting(path)
-        self._start(SAVING, lambda: work, lambda _: self.say(f"Wrote {path} and its table (.csv).", "done"))
-
-    def exporting(self, path: str | Path) -> Generator[Progress, None, None]:
-        """Writes the classes as they are now; a generator."""
-        outcome, classes = self.outcome, self.session.classes
-        return iter_export(path, outcome, classes, resolution_of(self.session.image.scale, self.layers.units()))
-
-    @shown
-    def forget(self) -> None:
-        """Forget what was learned from other images."""
-        self.kept, self.classifier = {}, None
-        self.panel.files.show_samples("")
-        self.say("What was learned from other images is forgotten.")
-        self._train_if_wanted()
-
     # What is said, and what other annotators do that this one does not
 
     def _on_embeddings_ready(self) -> None:
@@ -477,25 +268,3 @@ class ClassifierController(AnnotatorController):
 
     def _show_modes(self) -> None:
         pass
-
-
-def iter_export(
-    path: str | Path, outcome: Outcome, classes: Any, resolution: Any = None
-) -> Generator[Progress, None, None]:
-    """Write the classes of objects as labels (.tif or .zarr), and beside them as a table (.csv)."""
-    from micro_sam.io import write_labels
-
-    path = Path(path)
-    yield Progress(0, 2, "Write classes")
-    write_labels(path, outcome.image, resolution)
-    yield Progress(1, 2, "Write the table")
-    named = {c.id: c for c in (*outcome.classifier.classes, *classes)}
-    order = [named[c.id] for c in outcome.classifier.classes]
-    table = path.with_name(f"{path.name.removesuffix(path.suffix).removesuffix('.ome')}.csv")
-    write_class_table(table, outcome.features, outcome.classes, outcome.probabilities, order, outcome.annotated)
-    yield Progress(2, 2, "Write the table")
-
-
-def _saving(path: str, classifier: TrainedClassifier) -> Generator[Progress, None, None]:
-    yield Progress(0, 1, "Save the classifier")
-    save_classifier(path, classifier)
