@@ -58,6 +58,11 @@ EXTENSIONS: tuple[Extension, ...] = (
         section="commit",
         is_folded=True,
     ),
+    Extension(
+        "Finetune the model …",
+        "Train the model on the objects that are committed, then go on annotating with the better one.",
+        "micro_sam.sam_annotator.training_ui:open_for_annotator",
+    ),
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
 from micro_sam.sam_annotator.jobs import JobRunner, ThreadedJobs
 from micro_sam.sam_annotator.training_control import TrainingController
 from micro_sam.sam_annotator.training_sources import ANNOTATOR, SERIES, ViewerSources
+from micro_sam.sam_annotator.widgets.docked import DockedPanel
 from micro_sam.sam_annotator.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 TITLE = "Finetuning"
 
 
-class TrainingWidget(TrainingPanel):
+class TrainingWidget(DockedPanel, TrainingPanel):
     """Finetunes a model on the open annotator's objects, on layers, or on files.
 
     Args:
@@ -28,8 +29,6 @@ class TrainingWidget(TrainingPanel):
         viewer: The viewer whose annotator and layers can be used; the current one by default.
         jobs: What runs long work; threads by default.
     """
-
-    _docked = False
 
     def __init__(
         self,
@@ -54,20 +53,9 @@ class TrainingWidget(TrainingPanel):
         """
         self.controller.start(skip_validate)
 
-    def closeEvent(self, event: Any) -> None:
-        """The window was closed."""
-        self.controller.close()
-        super().closeEvent(event)
-
-    def event(self, event: Any) -> bool:
-        """The panel was put into the window, or taken out of it, which is how napari closes it."""
-        if event.type() == QEvent.Type.ParentChange:
-            was_docked, self._docked = self._docked, self.parent() is not None
-            if was_docked and not self._docked:
-                self.controller.close()
-            elif self._docked and not was_docked:
-                QTimer.singleShot(0, self._stand_beside_the_annotator)
-        return super().event(event)
+    def on_docked(self) -> None:
+        """The panel was put into the window."""
+        QTimer.singleShot(0, self._stand_beside_the_annotator)
 
     def _stand_beside_the_annotator(self) -> None:
         """Share the place of the annotator, as a tab: both need the height of the window."""

@@ -29,27 +29,18 @@ from micro_sam.sam_annotator.widgets.training_panel import TrainingPanel
 from micro_sam.training import RunResult, TrainingData, TrainingProgress, TrainingSettings
 from micro_sam.training.preflight import PreflightReport
 
-NAMES = ("check_requested", "start_requested", "pause_requested", "stop_requested", "use_requested")
 STEPS = 4
 
 
-class PanelSignals:
-    """The signals of `TrainingPanel`, which a mock cannot stand in for."""
-
-    check_requested = Signal()
-    start_requested = Signal()
-    pause_requested = Signal()
-    stop_requested = Signal()
-    use_requested = Signal()
-    refresh_requested = Signal()
-    changed = Signal()
+NAMES = ("check", "start", "pause", "stop", "use", "refresh")
+PanelSignals = type("PanelSignals", (), {**{f"{name}_requested": Signal() for name in NAMES}, "changed": Signal()})
 
 
 @pytest.fixture
 def view():
     signals = PanelSignals()
     made = MagicMock(spec=TrainingPanel, curves=MagicMock())
-    for name in (*NAMES, "refresh_requested", "changed"):
+    for name in (*(f"{name}_requested" for name in NAMES), "changed"):
         setattr(made, name, getattr(signals, name))
     made.choice.return_value = TrainingChoice(SourceChoice(), TrainingSettings(name="cells", min_size=5))
     return made
