@@ -6,6 +6,8 @@ import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 HERE = Path(__file__).parent
 
 project = "micro_sam"
@@ -55,3 +57,13 @@ def copy_notebooks() -> None:
 
 
 copy_notebooks()
+
+
+def link_copies(app: Sphinx, name: str, source: list[str]) -> None:
+    """Pages link to ``../notebooks/``, where the notebooks lie; below the source folder are the copies."""
+    source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what Sphinx calls."""
+    app.connect("source-read", link_copies)
