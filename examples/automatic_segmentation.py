@@ -1,6 +1,6 @@
 """Segment every object in an image, with the model that is part of micro_sam, and try other parameters.
 
-    python examples/automatic_segmentation.py [image] [output folder]
+python examples/automatic_segmentation.py [image] [output folder]
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from micro_sam.automatic_segmentation import get_predictor_and_segmenter
 from micro_sam.io import load_image_data, write_labels, write_overlay
 
 
-def main() -> None:
+def main(folder: Path = Path("demo_output"), image_path: str | None = None) -> None:
     """Segment the image three times, doing the slow part once."""
-    image = load_image_data(sys.argv[1]) if len(sys.argv) > 1 else skimage.data.immunohistochemistry()
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "demo_output")
+    image = skimage.data.immunohistochemistry() if image_path is None else load_image_data(image_path)
     folder.mkdir(exist_ok=True)
 
     _, segmenter = get_predictor_and_segmenter("vit_t_builtin")
@@ -31,4 +30,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        Path(sys.argv[2] if len(sys.argv) > 2 else "demo_output"),
+        sys.argv[1] if len(sys.argv) > 1 else None,
+    )

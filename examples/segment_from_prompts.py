@@ -1,6 +1,6 @@
 """Segment single objects from a point and from a box, and keep the embeddings for the next time.
 
-    python examples/segment_from_prompts.py [output folder]
+python examples/segment_from_prompts.py [output folder]
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from micro_sam.prompt_based_segmentation import segment_from_box, segment_from_p
 from micro_sam.util import get_sam_model, precompute_image_embeddings, set_precomputed
 
 
-def main() -> None:
+def main(folder: Path = Path("demo_output")) -> None:
     """Segment the cell in scikit-image's picture of one."""
     image = skimage.data.cell()
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo_output")
     folder.mkdir(exist_ok=True)
 
     predictor = get_sam_model("vit_t_builtin")
@@ -39,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo_output"))

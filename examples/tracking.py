@@ -16,10 +16,9 @@ from micro_sam.multi_dimensional_segmentation import get_napari_track_data
 from micro_sam.sample_data import synthetic_timeseries
 
 
-def main() -> None:
+def main(folder: Path = Path("demo_output"), path: str | None = None) -> None:
     """Track, write, read back, and say what was found."""
-    images = load_image_data(sys.argv[1]) if len(sys.argv) > 1 else synthetic_timeseries((10, 256, 256), seed=1).images
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "demo_output")
+    images = synthetic_timeseries((6, 192, 192), seed=5, diameter=30).images if path is None else load_image_data(path)
     folder.mkdir(exist_ok=True)
 
     predictor, segmenter = get_predictor_and_segmenter("vit_t_builtin")
@@ -39,4 +38,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        Path(sys.argv[2] if len(sys.argv) > 2 else "demo_output"),
+        sys.argv[1] if len(sys.argv) > 1 else None,
+    )
