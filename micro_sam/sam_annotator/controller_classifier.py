@@ -216,7 +216,7 @@ class ClassifierController(ClassControl, ClassifyControl, ClassFileControl, Anno
 
     def _on_unfinished(self, found: Unfinished | None) -> None:
         self.unfinished = found
-        if found is None or len(self.session.history):
+        if found is None or found.n_objects == 0 or len(self.session.history):
             return
         if self.restores_by_itself or found.folder in self._own_journals:
             self.restore()

@@ -54,7 +54,9 @@ def test_the_embedding_is_averaged_over_each_object_also_over_seams(options, gri
     labels = _objects()
     ids, features = compute_object_features(_store(**options), labels, grid, verbose=False)
     assert ids.tolist() == [3, 7, 12, 1000000] and features.dtype == np.float32
-    np.testing.assert_allclose(features[:, :2], _centroids(labels), atol=0.2 if grid == (256, 256) else 1)
+    np.testing.assert_allclose(
+        features[:, :2], _centroids(labels), atol=0.2 if grid == (256, 256) else 2
+    )  # half a step
 
 
 def test_the_spread_is_that_of_the_pixels():
@@ -63,7 +65,9 @@ def test_the_spread_is_that_of_the_pixels():
     expected = [np.argwhere(labels == label).std(axis=0) for label in found.ids]
     columns = [found.names.index(f"embedding_std_{k}") for k in (0, 1)]
     large = np.arange(len(found.ids)) < 3
-    np.testing.assert_allclose(found.values[:, columns][large], np.array(expected)[large], atol=1.5)
+    np.testing.assert_allclose(
+        found.values[:, columns][large], np.array(expected)[large], atol=2
+    )  # half a cell of the embedding
     assert not found.values[:, found.names.index("embedding_std_2")].any()
 
 

@@ -80,17 +80,17 @@ class ClassifyControl(Control):
 
     def _painted_classes(self) -> set[int]:
         known = {c.id for c in self.session.classes}
-        here = np.flatnonzero(np.bincount(self.session.labels[STROKES].ravel(), minlength=1)).tolist()
+        strokes = self.session.labels[STROKES]
+        here = {int(c) for plane in strokes.reshape(-1, strokes.shape[-1]) if plane.any() for c in np.unique(plane)}
         return known & {*here, *(int(c) for samples in self.kept.values() for c in samples.classes)}
 
     def _train(self, shows_progress: bool) -> None:
         if self.jobs.is_running(CLASSIFY):
             self._train_again = True
             return
-        session, key = self.session, self._image_key()
-        others = {name: samples for name, samples in self.kept.items() if name != key}
+        session = self.session
         task = Task(
-            key,
+            self._image_key(),
             session.image.source.array,
             session.embeddings,
             session.predictor,
@@ -98,7 +98,7 @@ class ClassifyControl(Control):
             session.labels[STROKES],
             session.classes,
             self.features,
-            others,
+            dict(self.kept),
             self.classifier,
         )
         work = functools.partial(iter_train_and_predict, task)

@@ -208,7 +208,7 @@ class Task:
         strokes: What was painted.
         classes: The classes.
         features: The objects' features, if they were computed before.
-        kept: Samples of other images.
+        kept: Samples of images so far; those of this image count only while nothing is painted on it.
         classifier: One that was trained before; used as it is where nothing is painted and nothing else is known.
     """
 
