@@ -258,12 +258,43 @@ def settings(size: tuple[int, int]):
     return window
 
 
+def finetuning(size: tuple[int, int]):
+    """A model was finetuned on the committed objects for a few steps; the result is shown."""
+    import napari
+    from window_driver import open_window
+
+    from micro_sam.sam_annotator import Annotator2d
+    from micro_sam.sam_annotator.training_ui import open_for_annotator
+    from micro_sam.sample_data import synthetic_data
+
+    image, labels = synthetic_data((256, 256), seed=1, diameter=40, noise=0.01)
+    viewer = napari.Viewer()
+    window = open_window(viewer, Annotator2d, image, name="nuclei")
+    viewer.window.resize(*size)
+    window.settle(10)
+    window.controller.begin_with(labels)
+    viewer.reset_view()
+    training = open_for_annotator(window.widget)
+    window.settle(20)
+    for side in (training.model.height, training.model.width):
+        side.setValue(128)
+    for name, value in {"n_iterations": "16", "n_samples": "4", "n_sub_iteration": "2", "n_scored": "2"}.items():
+        training.model.more._editors[name].setText(value)
+    window.press(training.start)
+    window.wait(lambda: training.controller.state in ("done", "idle"), 300)
+    window.settle(20)
+    training.area.verticalScrollBar().setValue(training.area.verticalScrollBar().maximum())
+    window.settle(20)
+    return window
+
+
 SCENES: dict[str, Callable] = {
     "annotator_2d": annotator_2d,
     "annotator_2d_automatic": annotator_2d_automatic,
     "annotator_2d_correct": annotator_2d_correct,
     "annotator_3d": annotator_3d,
     "annotator_tracking": annotator_tracking,
+    "finetuning": finetuning,
     "image_series_annotator": image_series_annotator,
     "object_classifier": object_classifier,
     "settings": settings,
