@@ -77,7 +77,9 @@ def annotator_2d(
         unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
-        **options: How to work: ``live``, ``batched``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``.
+        **options: How to work: ``live``, ``batched``, ``tidy``, ``preserve_mode``, ``preservation_threshold``,
+            ``commit_path``; ``mode`` ("ais", "apg", "amg") and ``settings`` (a dict of parameters, such as ``min_size``)
+            of automatic segmentation.
 
     Returns:
         The viewer, if it was asked for.

@@ -94,9 +94,10 @@ def annotator_3d(
         unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
-        **options: How to work: ``live``, ``batched``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``; how
-            to propagate: ``projection``, ``iou_threshold``, ``box_extension``, ``follow_splits``, ``z_limits``; how to
-            segment volumes automatically: the fields of `micro_sam.multi_dimensional_segmentation.VolumeSettings`.
+        **options: How to work: ``live``, ``batched``, ``tidy``, ``preserve_mode``, ``preservation_threshold``,
+            ``commit_path``; how to propagate: ``projection``, ``iou_threshold``, ``box_extension``, ``follow_splits``,
+            ``z_limits``, ``doubtful_below``; ``mode`` and ``settings`` (a dict of parameters, such as ``min_size``) of
+            automatic segmentation, and for whole volumes the fields of `micro_sam.multi_dimensional_segmentation.VolumeSettings`.
 
     Returns:
         The viewer, if it was asked for.

@@ -180,7 +180,10 @@ def annotator_tracking(
         unit: The unit of length of the scale, such as "micrometer"; labels are saved with it. None for pixels.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
-        **options: How to work: ``live``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``.
+        **options: How to work: ``live``, ``tidy``, ``preserve_mode``, ``preservation_threshold``, ``commit_path``; how
+            to follow objects: ``projection``, ``iou_threshold``, ``motion_smoothing``, ``box_extension``,
+            ``doubtful_below``; ``mode`` and ``settings`` (a dict of parameters, such as ``min_size``) of automatic
+            segmentation, and how frames are linked: ``gap_closing``, ``min_time_extent``, ``divisions``.
 
     Returns:
         The viewer, if it was asked for.

@@ -109,7 +109,7 @@ def image_series_annotator(
         initial_segmentation_key: The same for the initial segmentations.
         precision: "auto", "float32" or "bfloat16".
         normalization: "minmax" or "robust", see `precompute_image_embeddings`.
-        **options: How to work: ``live``, ``batched``, ``preserve_mode``, ``preservation_threshold``.
+        **options: How to work, as in `annotator_2d` or `annotator_3d`, without ``commit_path``.
 
     Returns:
         The viewer, if it was asked for.
