@@ -113,21 +113,12 @@ def export_bioengine_model(
     They are called "<export_name>-encoder", "<export_name>-decoder" and "<export_name>-instances".
 
     Args:
-        model_type: A registered model, or with `checkpoint_path` its encoder ("vit_b").
-        output_root: The model repository; made if it does not exist.
-        opset: Version of the ONNX operators.
         export_name: What the names begin with, the model type if not given.
-        checkpoint_path: A training checkpoint or exported model.
-        return_single_mask: One mask an object instead of four.
-        gelu_approximate: Approximate GELU by tanh.
-        use_stability_score: Score masks by their stability instead of the predicted IoU.
-        return_extra_metrics: Return stability scores and areas, too.
+        model_type, output_root, opset, checkpoint_path: See `export_onnx_model`.
+        return_single_mask, gelu_approximate, use_stability_score, return_extra_metrics: See `export_onnx_model`.
 
     Raises:
-        MissingDependencyError: onnx or onnxscript is not installed.
-        ParameterError: The opset is not supported.
-        CheckpointError: The model cannot be read.
-        OutputError: A file cannot be written.
+        MicroSamError: As `export_onnx_model` does.
     """
     check_onnx(opset)
     root = _make_root(output_root)

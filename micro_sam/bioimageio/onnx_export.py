@@ -132,10 +132,8 @@ def export_onnx_files(
         The files.
 
     Raises:
-        MissingDependencyError: onnx, onnxscript or, for int8, onnxruntime is not installed.
-        ParameterError: The opset is not supported.
         CheckpointError: The model cannot be read.
-        OutputError: A file cannot be written.
+        MicroSamError: As `write_onnx` does.
     """
     check_onnx(opset, quantize_model)
     folder = Path(output_folder)
