@@ -38,7 +38,7 @@ def test_napari_finds_the_manifest_of_the_installed_package():
     }
 
 
-def test_the_source_distribution_can_be_built_into_the_same_wheel(tmp_path):
+def test_the_source_distribution_holds_the_package_its_tests_and_environments(tmp_path):
     code = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
     tracked = _copy_of_the_source(tmp_path / "source")
     result = subprocess.run(
@@ -62,7 +62,7 @@ def _copy_of_the_source(target: Path) -> Path:
 
     ignore = shutil.ignore_patterns("__pycache__", ".pytest_cache", "_build", "*.egg-info")
     target.mkdir()
-    for name in ("micro_sam", "test"):
+    for name in ("micro_sam", "test", "doc"):
         shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file():
