@@ -125,6 +125,7 @@ HEAVY = ("torch", "torchvision", "segment_anything", "skimage", "scipy", "zarr",
         "import micro_sam.cli.automatic_segmentation as c; c.build_parser()",
         "import micro_sam.cli.precompute_embeddings as c; c.build_parser()",
         "import micro_sam.cli.info as c; c.build_parser()",
+        "import micro_sam.bioimageio, micro_sam.cli.export_model as c; c.build_parser()",
     ],
 )
 def test_starting_loads_nothing_heavy(code):
