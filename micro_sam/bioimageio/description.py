@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from bioimageio.spec import ValidationContext
-from bioimageio.spec.common import FileDescr
+from bioimageio.spec.common import FileDescr, Sha256
 from bioimageio.spec.model import v0_5
 
 from micro_sam.bioimageio.model_source import SourceModel
 from micro_sam.bioimageio.package_info import PackageInfo
 from micro_sam.bioimageio.tensors import automatic_inputs, automatic_outputs, prompt_inputs, prompt_outputs
+from micro_sam.models.download import file_hash
 
 _TAGS = ("segment-anything", "segmentation", "instance-segmentation", "microscopy", "2d", "pytorch", "micro-sam")
 _MODULE = "micro_sam.bioimageio"
@@ -56,10 +57,15 @@ def describe_package(
 
 
 def _tensors(kind: type, entries: Mapping[str, Mapping[str, Any]], paths: Mapping[str, Path]) -> list[Any]:
-    return [
-        kind(id=v0_5.TensorId(name), test_tensor=FileDescr(source=paths[name]), **entry)
-        for name, entry in entries.items()
-    ]
+    return [kind(id=v0_5.TensorId(name), test_tensor=_file(paths[name]), **entry) for name, entry in entries.items()]
+
+
+def _file(path: Path) -> FileDescr:
+    return FileDescr(source=path, sha256=_hash(path))
+
+
+def _hash(path: Path) -> Sha256:
+    return Sha256(file_hash(path, like="sha256:").partition(":")[2])
 
 
 def _content(
@@ -77,9 +83,9 @@ def _content(
         "version": info.version,
         "git_repo": info.git_repo,
         "links": list(info.links),
-        "documentation": FileDescr(source=files.documentation),
-        "covers": [FileDescr(source=files.cover)],
-        "attachments": [FileDescr(source=path) for path in files.attachments],
+        "documentation": _file(files.documentation),
+        "covers": [_file(files.cover)],
+        "attachments": [_file(path) for path in files.attachments],
         "weights": v0_5.WeightsDescr(pytorch_state_dict=_weights(source, settings, files)),
         "config": _config(source, settings),
     }
@@ -99,9 +105,10 @@ def _weights(
     )
     return v0_5.PytorchStateDictWeightsDescr(
         source=files.weights,
+        sha256=_hash(files.weights),
         architecture=architecture,
         pytorch_version=v0_5.Version(torch.__version__.partition("+")[0]),
-        dependencies=FileDescr(source=files.environment),
+        dependencies=_file(files.environment),
     )
 
 

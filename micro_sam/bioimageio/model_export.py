@@ -152,7 +152,7 @@ def _float(array: np.ndarray) -> torch.Tensor:
 
 def _write(plan: _Plan, folder: Path, path: Path, verify: bool) -> None:
     """Write all files to a folder and pack them."""
-    from bioimageio.spec import save_bioimageio_package
+    from bioimageio.spec import ValidationContext, save_bioimageio_package
 
     from micro_sam.bioimageio.description import Files, describe_package
     from micro_sam.bioimageio.package_files import (
@@ -188,7 +188,8 @@ def _write(plan: _Plan, folder: Path, path: Path, verify: bool) -> None:
         raise ParameterError(f"The package would not be valid, {_first_problem(error)}.") from error
     with replacing(path) as temporary:
         packed = folder / "package.zip"
-        save_bioimageio_package(description, output_path=packed)
+        with ValidationContext(perform_io_checks=False, file_name="bioimageio.yaml"):
+            save_bioimageio_package(description, output_path=packed)
         if verify:
             check_package(packed)
         packed.replace(temporary)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import zipfile
 
 import numpy as np
@@ -55,6 +56,9 @@ def test_the_description_says_what_was_said_and_nothing_is_left_behind(packages)
     assert [tensor.optional for tensor in model.inputs] == [False, True, True, True, True, True]
     assert sorted(path.name for path in packages.iterdir()) == ["automatic.zip", "prompts.zip"]
     with zipfile.ZipFile(packages / "prompts.zip") as archive:
+        written = yaml.safe_load(archive.read("bioimageio.yaml"))
+        weights = written["weights"]["pytorch_state_dict"]
+        assert weights["sha256"] == hashlib.sha256(archive.read(weights["source"])).hexdigest()
         text = archive.read("README.md").decode()
         cover = imread(archive.open("cover.png"))
         environment = yaml.safe_load(archive.read("environment.yaml"))
@@ -69,7 +73,7 @@ def test_bioimageio_core_encodes_and_segments_without_embeddings(packages, sampl
         boxes, expected = (
             np.load(archive.open(name)) for name in ("test_input_box_prompts.npy", "test_output_masks.npy")
         )
-    result = predict(model=packages / "prompts.zip", inputs={"image": image, "box_prompts": boxes}, devices=["cpu"])
+    result = predict(model=packages / "prompts.zip", inputs={"image": image, "box_prompts": boxes})
     masks, embeddings = (result.members[name].data.to_numpy() for name in ("masks", "embeddings_out"))
     with zipfile.ZipFile(packages / "prompts.zip") as archive:
         known = np.load(archive.open("test_input_embeddings.npy"))
