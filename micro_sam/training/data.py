@@ -92,7 +92,9 @@ def split_regions(pair: Pair, fraction: float) -> tuple[tuple[slice, ...], tuple
         before = np.cumsum(counts)[:-1]
         possible = np.flatnonzero((before > 0) & (before < counts.sum()))
         if len(possible):
-            border = int(possible[np.abs(before[possible] - (1 - fraction) * counts.sum()).argmin()]) + 1
+            distance = np.abs(before[possible] - (1 - fraction) * counts.sum())
+            nearest = possible[distance == distance.min()]
+            border = int(nearest[len(nearest) // 2]) + 1  # in the middle of the gap between objects
             logger.info(
                 "The last %d of %d rows or planes of the only image are held out", len(counts) - border, len(counts)
             )

@@ -111,7 +111,7 @@ def run_training(
     if not samples and settings.n_scored:
         raise ParameterError("The images for validation hold no object: choose others, or hold more images out.")
     yield Progress(0, 1, "Scoring the model before training")
-    before = _score_before(folder, start, samples, overwrite)
+    before = _score_before(folder, start, samples, overwrite, settings.segmentation_decoder != "none")
     trainer = make_trainer(settings, start, loaders, save_root, stop)
     epochs = settings.n_epochs if settings.n_iterations is None else None
     yield from trainer.steps(
@@ -154,12 +154,14 @@ def _check_output(output: Path, was_given: bool) -> None:
             raise OutputError(f"'{output}' is a folder, expected the file to write the model to.")
 
 
-def _score_before(folder: Path, start: StartingPoint, samples: Sequence[Sample], overwrite: bool) -> dict[str, float]:
+def _score_before(
+    folder: Path, start: StartingPoint, samples: Sequence[Sample], overwrite: bool, with_decoder: bool
+) -> dict[str, float]:
     """Scores of the model the training begins with; those of a training that goes on are kept."""
     path = folder / "scores.json"
     if path.exists() and (folder / "latest.pt").exists() and not overwrite:
         return json.loads(path.read_text(encoding="utf-8"))["before"]
-    found = score(start, start.model_type, start.checkpoint_path, samples, tune=False)
+    found = score(start, start.model_type, start.checkpoint_path, samples, False, with_decoder)
     folder.mkdir(parents=True, exist_ok=True)
     write_before(folder, samples, found)
     write_json(path, {"before": found.scores})

@@ -100,14 +100,19 @@ def make_trainer(
 
 
 def score(
-    start: StartingPoint, model_type: str, path: str | os.PathLike | None, samples: Sequence[Sample], tune: bool
+    start: StartingPoint,
+    model_type: str,
+    path: str | os.PathLike | None,
+    samples: Sequence[Sample],
+    tune: bool,
+    with_decoder: bool = True,
 ) -> Assessment:
-    """How good a model is on held-out images."""
+    """How good a model is on held-out images; without its decoder if the training does not keep it."""
     if not samples:
         return Assessment()
     predictor, sam = get_sam_model(model_type, start.device, path, return_sam=True, **start.model_kwargs)
     decoder = None
-    if predictor.decoder_state is not None:
+    if with_decoder and predictor.decoder_state is not None:
         decoder = build_decoder(predictor.decoder_state, sam.image_encoder.img_size).to(start.device)
     return assess(sam, decoder, samples, tune)
 

@@ -96,7 +96,8 @@ def test_data_comes_from_the_annotator_layers_or_files(panel, tmp_path):
 
 
 def test_a_model_of_the_annotator_is_what_is_begun_with(panel):
-    panel.set_model(ModelChoice("vit_t_builtin"))
+    panel.set_model(ModelChoice("vit_t_builtin", device="cpu"))
+    assert panel.choice().device == "cpu"
     assert panel.choice().settings.model_type == "vit_t_builtin" and panel.choice().checkpoint_path is None
     panel.set_model(ModelChoice(checkpoint_path="mine.pt"))
     assert panel.choice().settings.model_type is None and panel.choice().checkpoint_path == "mine.pt"

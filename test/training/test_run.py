@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_training_that_is_stopped_before_its_first_step_gives_the_model_it_beg
 
 def test_time_limits_end_a_training(data, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 40))
-    monkeypatch.setattr("micro_sam.training.resumable.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("micro_sam.training.resumable.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     result = drain(_run(data, tmp_path, n_iterations=50, max_minutes=2, n_scored=0))
     assert torch.load(result.checkpoint_folder / "latest.pt", weights_only=True)["iteration"] < 5
 

@@ -51,6 +51,8 @@ class TrainingPanel(QWidget):
     refresh_requested = Signal()
     changed = Signal()
 
+    _device: str | None = None
+
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setMinimumWidth(PANEL_WIDTH)
@@ -131,7 +133,11 @@ class TrainingPanel(QWidget):
         """
         model = self.model
         return TrainingChoice(
-            self.data.source(), model.settings(self.data.settings()), model.weights.path(), model.root.path()
+            self.data.source(),
+            model.settings(self.data.settings()),
+            model.weights.path(),
+            model.root.path(),
+            self._device,
         )
 
     def set_sources(self, kinds: Sequence[str], images: Sequence[str], labels: Sequence[str]) -> None:
@@ -139,7 +145,8 @@ class TrainingPanel(QWidget):
         self.data.set_sources(kinds, images, labels)
 
     def set_model(self, choice: ModelChoice) -> None:
-        """The model to begin with."""
+        """The model to begin with, and where it computes."""
+        self._device = choice.device
         self.model.set_model(choice)
 
     def set_name(self, name: str) -> None:
