@@ -53,7 +53,7 @@ def iter_import(
     settings: ImportSettings | None = None,
 ) -> Generator[Progress, None, ImportedLabels]:
     """`import_labels` as a generator."""
-    path, settings = Path(path), settings or ImportSettings()
+    path, settings = _chosen(Path(path)), settings or ImportSettings()
     yield Progress(0, 1, f"Import {path.name}")
     shape = None if shape is None else tuple(int(size) for size in shape)
     try:
@@ -66,3 +66,8 @@ def iter_import(
         ) from error
     yield Progress(1, 1, f"Import {path.name}")
     return found
+
+
+def _chosen(path: Path) -> Path:
+    """The zarr or GEFF folder, where a file dialog could only choose a file in it."""
+    return path.parent if path.name in ("zarr.json", ".zattrs", ".zgroup") else path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from micro_sam.errors import InputError
+from micro_sam.errors import InputError, ParameterError
 from micro_sam.exports.content import ImportedLabels, LabelledImage
 from micro_sam.exports.fitting import fitted
 from micro_sam.exports.settings import ExportSettings
@@ -20,6 +20,10 @@ from micro_sam.progress import Progress
 def iter_write(path: Path, content: LabelledImage, settings: ExportSettings) -> Iterator[Progress]:
     """Write a label image in the format that the suffix names."""
     yield Progress(0, 1, "Write labels")
+    if content.labels.max(initial=0) > np.iinfo(np.uint32).max and path.suffix.lower() != ".zarr":
+        raise ParameterError(
+            f"TIFF files hold labels up to {np.iinfo(np.uint32).max}, got larger ones; write .zarr instead."
+        )
     is_ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
     resolution = replace(content.resolution, flavour="ome" if is_ome else "imagej", tags=None)
     write_labels(path, content.labels, resolution, is_timeseries=content.is_timeseries)

@@ -65,7 +65,7 @@ class ImportSettings:
     scale: float = field(
         default=1.0,
         metadata={
-            "label": "Scale",
+            "label": "Import scale",
             "range": (0.01, 100.0),
             "help": "How many pixels of the image one pixel of the file is wide, if it was made on a smaller or larger copy.",
         },

@@ -16,6 +16,8 @@ from micro_sam.exports.content import ImportedLabels
 from micro_sam.exports.outlines import Polygon, Ring, fill
 from micro_sam.labels import object_windows
 
+_LARGEST_NUMBER = np.iinfo(np.uint32).max
+
 
 @dataclass(frozen=True)
 class PlaneObject:
@@ -159,7 +161,8 @@ class Painter:
 
     def _numbers(self) -> list[int]:
         given = [shape.number for shape in self._shapes]
-        if None not in given and len(set(given)) == len(given) and min(given, default=1) > 0:
+        fit = all(number is not None and 0 < number <= _LARGEST_NUMBER for number in given)
+        if fit and len(set(given)) == len(given):
             return [int(number) for number in given]
         if any(number is not None for number in given):
             self.note("Not every object of the file has a number of its own, so they are numbered from 1.")

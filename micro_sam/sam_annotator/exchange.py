@@ -47,6 +47,7 @@ class Exchange:
         self.controller, self.is_tracking = panel.controller, panel.kind == _TRACKING
         widget.export_requested.connect(self.export)
         widget.import_requested.connect(self.import_)
+        self.controller.session.events.image.connect(self._on_image)
 
     def show_error(self, text: str) -> None:
         """Show what went wrong."""
@@ -111,6 +112,12 @@ class Exchange:
             session.put(COMMITTED, labels, text)
         show_classes(self._layer(), found.classes)
         self.controller.say(" ".join([f"{text}. Correct one with Shift+E.", *found.notes]), "done")
+
+    def _on_image(self, image: Any) -> None:
+        """Classes belong to the objects of one image, but the layer goes on with the next one."""
+        layer = self.controller.layers.labels.get(COMMITTED)
+        if layer is not None and classes_of(layer):
+            show_classes(layer, {})
 
     @property
     def _what(self) -> str:

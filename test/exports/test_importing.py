@@ -309,3 +309,12 @@ def test_a_missing_package_is_named(module, suffix, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=rf"{module}.*pip install 'micro_sam\[export\]'"):
         export_labels(tmp_path / f"a{suffix}", plane())
+
+
+def test_labels_beyond_32_bit_are_written_where_they_fit(tmp_path):
+    labels = np.array([[0, 2**33]], np.uint64)
+    with pytest.raises(ParameterError, match="write .zarr instead"):
+        export_labels(tmp_path / "a.tif", labels)
+    assert (import_labels(export_labels(tmp_path / "a.zarr", labels)).labels == labels).all()
+    write_features(tmp_path / "a.geojson", square(1, 1, 3, name=str(2**40)))
+    assert import_labels(tmp_path / "a.geojson", (9, 9)).labels.max() == 1

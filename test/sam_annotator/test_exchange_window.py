@@ -190,3 +190,16 @@ def test_tracks_leave_and_come_with_their_lineages(opened, movie, tmp_path, monk
         window.session.put_tracks("committed", np.zeros_like(tracks), Lineage(), "Loaded tracks")
         import_(window, monkeypatch, path / "res_track.txt" if name == "ctc" else path)
         assert (window.labels("committed") == tracks).all() and window.session.lineages() == families
+
+
+def test_classes_do_not_go_on_to_the_next_image(opened, image, truth, tmp_path, monkeypatch):
+    path = export_labels(tmp_path / "a.ome.zarr", truth)
+    export_labels(tmp_path / "a.geojson", truth, classes={1: "Tumor"})
+    window = opened(Annotator2d, image)
+    import_(window, monkeypatch, tmp_path / "a.geojson")
+    assert classes_of(window.controller.layers.labels["committed"]) == {1: "Tumor"}
+    window.controller.choose_image(window.viewer.add_image(image[::-1].copy(), name="other"))
+    window.wait(lambda: not window.controller.jobs.is_running())
+    import_(window, monkeypatch, path / "zarr.json")
+    assert (window.labels("committed") == truth).all()
+    assert classes_of(window.controller.layers.labels["committed"]) == {}

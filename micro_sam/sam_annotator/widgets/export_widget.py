@@ -13,7 +13,7 @@ from micro_sam.exports.settings import ExportSettings, ImportSettings
 from micro_sam.sam_annotator.widgets.parts import button, narrow
 from micro_sam.sam_annotator.widgets.settings_form import SettingsForm
 
-_IMPORTED = "*.tif *.tiff *.png *.npy *.h5 *.zip *.roi *.geojson *.json *.xml *.txt *.geff"
+_IMPORTED = "*.tif *.tiff *.png *.npy *.h5 *.zip *.roi *.geojson *.json *.xml *.txt zarr.json"
 _FILTER = f"Objects ({_IMPORTED});;All files (*)"
 
 
