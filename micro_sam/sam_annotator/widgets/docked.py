@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QWidget
 
 
-class DockedPanel(QWidget):
-    """Has a controller with ``close``, which is called when the panel is closed or taken out of the window."""
+class DockedPanel:
+    """Mixed into a widget with a controller, whose ``close`` is called when it is closed or taken out of the window.
+
+    It is no widget itself: Qt does not know the signals of a second base that is one.
+    """
 
     controller: Any
     _docked = False

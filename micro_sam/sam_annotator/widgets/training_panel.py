@@ -9,14 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from micro_sam.progress import Progress
-from micro_sam.sam_annotator.training_control import (
-    CHECKED,
-    DONE,
-    IDLE,
-    PAUSED,
-    RUNNING,
-    TrainingChoice,
-)
+from micro_sam.sam_annotator.training_control import CHECKED, DONE, IDLE, PAUSED, RUNNING, TrainingChoice
 from micro_sam.sam_annotator.widgets.curves import TrainingCurves
 from micro_sam.sam_annotator.widgets.examples_view import ExamplesView
 from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Section, button
