@@ -106,7 +106,7 @@ def test_nothing_is_left_of_a_window_that_was_closed(
     def threads() -> list[str]:
         return [t.name for t in set(threading.enumerate()) - before if t.name.startswith("micro_sam")]
 
-    qtbot.waitUntil(lambda: not threads(), timeout=10000)
+    qtbot.waitUntil(lambda: not threads(), timeout=60000)
     qtbot.wait(50)
     gc.collect()
     assert [name for name, reference in left.items() if reference() is not None] == []
