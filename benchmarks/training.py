@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=1024, help="side of the encoder's frame; smaller is cheaper")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--few_rounds", action="store_true", help="measure training with 2 rounds with gradients, too")
+    parser.add_argument("--save_memory", action="store_true", help="measure activation checkpointing, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -106,9 +107,11 @@ def main() -> None:
             "device": args.device, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         }  # fmt: skip
         rows = [("this package", measure(sys.executable, [], given, {}))]
-        rows.append(
-            ("this package, 2 rounds with gradients", measure(sys.executable, [], given, {"n_gradient_rounds": 2}))
-        )
+        more = {"2 rounds with gradients": {"n_gradient_rounds": 2}} if args.few_rounds else {}
+        more |= {"saving memory": {"activation_checkpointing": True}} if args.save_memory else {}
+        rows += [
+            (f"this package, {name}", measure(sys.executable, [], given, options)) for name, options in more.items()
+        ]
         if args.public or args.public_path:
             path = [args.public_path] if args.public_path else []
             rows.append(("public package", measure(args.public or sys.executable, path, given, {})))
