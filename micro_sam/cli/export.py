@@ -59,7 +59,12 @@ def build_parser() -> Parser:
         "pixels are, and its intensities are measured.",
     )  # fmt: skip
     parser.add_argument("--image_key", metavar="KEY", help="The data set inside the images.")
-    parser.add_argument("--classes", type=Path, metavar="CSV", help='A table with the columns "label" and "class".')
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="CSV",
+        help='A table with the columns "label" (or "id") and "class", such as that of the object classifier.',
+    )
     parser.add_argument(
         "--pixel_size", type=number(float, [(1e-9, None)]), nargs="+", metavar="SIZE",
         help="The size of a pixel, z y x or y x or one number for all; what the files say if left out.",

@@ -1,4 +1,4 @@
-"""Classes of objects from a table, such as one that was exported."""
+"""Classes of objects from a table, such as one that was exported, or that of the object classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from micro_sam.errors import InputError, MissingInputError
 
 
 def read_classes(path: str | os.PathLike) -> dict[int, str]:
-    """Read a .csv table with the columns "label" and "class".
+    """Read a .csv table with the columns "label" (or "id") and "class".
 
     Returns:
         Label -> name of its class; objects without one are left out.
@@ -27,6 +27,7 @@ def read_classes(path: str | os.PathLike) -> dict[int, str]:
         table = pd.read_csv(path)
     except (ValueError, OSError) as error:  # pandas raises children of ValueError
         raise InputError(f"'{path}' cannot be read as a table ({error}); expected a .csv file.") from error
+    table = table.rename(columns={} if "label" in table else {"id": "label"})
     if not {"label", "class"} <= set(table.columns):
         raise InputError(f'\'{path}\' has the columns {", ".join(table.columns)}, expected "label" and "class".')
     pairs = table[["label", "class"]].dropna().drop_duplicates()

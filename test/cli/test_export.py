@@ -62,6 +62,14 @@ def test_several_files_go_to_a_folder(folder):
     assert (import_labels(folder / "out" / "volume.zip", volume().shape).labels == volume()).all()
 
 
+def test_classes_come_from_the_table_of_the_object_classifier(folder):
+    pd.DataFrame({"id": [2, 3], "class_id": [1, 1], "class": ["round", "round"]}).to_csv(
+        folder / "forest.csv", index=False
+    )
+    assert run("-i labels.tif -o a.json --classes forest.csv") == 0
+    assert import_labels(folder / "a.json").classes == {2: "round", 3: "round"}
+
+
 def test_tracks_change_their_format(folder):
     labels, lineages = movie()
     export_labels(folder / "tracked", labels, lineages=lineages, is_timeseries=True)
