@@ -118,8 +118,8 @@ class ViewerSources:
             return choice.files.data(), validation
         if choice.kind == SERIES:
             return self._series_data(), validation
-        image, labels = self._annotated() if choice.kind == ANNOTATOR else self._layers(choice)
-        training, held_out = planes_with_objects(image, labels)
+        name, image, labels = self._annotated() if choice.kind == ANNOTATOR else self._layers(choice)
+        training, held_out = planes_with_objects(image, labels, name)
         return training, validation or held_out
 
     def _panel(self) -> AnnotatorWidget:
@@ -128,21 +128,21 @@ class ViewerSources:
             raise ParameterError("There is no annotator with an image any more: open it again, or choose files.")
         return panel
 
-    def _annotated(self) -> tuple[Any, np.ndarray]:
+    def _annotated(self) -> tuple[str, Any, np.ndarray]:
         session = self._panel().controller.session
         labels = session.finished_labels()
         if not labels.any():
             raise ParameterError("No object is committed yet: commit some objects [C], then come back.")
-        return session.image.source.array, labels
+        return session.image.name, session.image.source.array, labels
 
-    def _layers(self, choice: SourceChoice) -> tuple[Any, np.ndarray]:
+    def _layers(self, choice: SourceChoice) -> tuple[str, Any, np.ndarray]:
         names = [layer.name for layer in self.viewer.layers]
         for name, what in ((choice.image, "image"), (choice.labels, "labels")):
             if name not in names:
                 raise ParameterError(f"Choose a layer for the {what} first.")
         image, labels = (self.viewer.layers[name] for name in (choice.image, choice.labels))
         first = [layer.data[0] if layer.multiscale else layer.data for layer in (image, labels)]
-        return first[0], np.array(first[1])
+        return image.name, first[0], np.array(first[1])
 
     def _series_data(self) -> TrainingData:
         """The images of the series that are done, and the current one as far as objects are committed."""
@@ -199,12 +199,13 @@ class ViewerSources:
         return panel
 
 
-def planes_with_objects(image: Any, labels: np.ndarray, share: float = 0.2) -> Data:
+def planes_with_objects(image: Any, labels: np.ndarray, name: str = "image", share: float = 0.2) -> Data:
     """An annotated image or volume for training; of a volume the planes in which there are objects.
 
     Args:
         image: (Y, X) or (Z, Y, X), with channels last or without, numpy or lazy.
         labels: (Y, X) or (Z, Y, X).
+        name: What it is called.
         share: The share of the planes that is held out: the last ones, because neighbours look alike.
 
     Raises:
@@ -218,17 +219,17 @@ def planes_with_objects(image: Any, labels: np.ndarray, share: float = 0.2) -> D
     if not (labels > 0).any():
         raise ParameterError("The labels hold no object: annotate some first.")
     if labels.ndim == 2:
-        return TrainingData([np.asarray(image)], [labels]), None
+        return TrainingData([np.asarray(image)], [labels], names=(name,)), None
     planes = [z for z in range(len(labels)) if (labels[z] > 0).any()]
-    pairs = [(np.asarray(image[z]), labels[z]) for z in planes]
-    if len(pairs) == 1:
-        return _data(pairs), None
-    border = max(1, len(pairs) - max(1, round(share * len(pairs))))
-    return _data(pairs[:border]), _data(pairs[border:])
+    if len(planes) == 1:
+        return _planes(image, labels, planes), None
+    border = max(1, len(planes) - max(1, round(share * len(planes))))
+    return _planes(image, labels, planes[:border]), _planes(image, labels, planes[border:])
 
 
-def _data(pairs: list[tuple[np.ndarray, np.ndarray]]) -> TrainingData:
-    return TrainingData([image for image, _ in pairs], [labels for _, labels in pairs])
+def _planes(image: Any, labels: np.ndarray, chosen: list[int]) -> TrainingData:
+    names = tuple(f"plane {z}" for z in chosen)
+    return TrainingData([np.asarray(image[z]) for z in chosen], [labels[z] for z in chosen], names=names)
 
 
 def _beside(store: str | None, name: str) -> str | None:

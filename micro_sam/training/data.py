@@ -32,19 +32,21 @@ class TrainingData:
         labels: Their annotated instances.
         image_key: The data set inside the files, or the pattern of folders.
         label_key: The same for the labels.
+        names: What arrays are called in what is said about them; by default they are numbered.
     """
 
     images: Any
     labels: Any
     image_key: str | None = None
     label_key: str | None = None
+    names: tuple[str, ...] | None = None
 
 
 def check_data(data: TrainingData, settings: TrainingSettings) -> PreflightReport:
     """Look at the data of a training, see `check_training_data`."""
     return check_training_data(
         data.images, data.labels, data.image_key, data.label_key, settings.patch_shape, settings.min_size,
-        settings.unknown_label,
+        settings.unknown_label, names=data.names,
     )  # fmt: skip
 
 

@@ -106,6 +106,7 @@ def check_training_data(
     min_size: int = 25,
     unknown_label: int | None = None,
     with_channels: bool | None = None,
+    names: Sequence[str] | None = None,
 ) -> PreflightReport:
     """Look at images and labels as `default_sam_dataset` takes them.
 
@@ -118,6 +119,7 @@ def check_training_data(
         min_size: Smallest object, in pixels.
         unknown_label: A label that says that nothing is known.
         with_channels: Whether images have channels; found from the shapes if None.
+        names: What images are called; by default by their files, or numbered.
 
     Raises:
         ParameterError: The numbers of images and labels differ.
@@ -131,6 +133,7 @@ def check_training_data(
     findings = []
     for raw, label in zip(raws, labels):
         name = Path(raw).name if isinstance(raw, str | os.PathLike) else f"array {len(findings)}"
+        name = name if names is None else names[len(findings)]
         try:
             pair = open_pair(
                 raw, label, inner_key(raw, raw_key), inner_key(label, label_key), with_channels, None, unknown_label

@@ -226,6 +226,7 @@ def test_of_a_volume_the_annotated_planes_are_taken_and_the_last_ones_held_out()
     training, held_out = planes_with_objects(image, labels)
     assert [int(plane.max()) for plane in training.images] == [1, 2, 3, 5, 6]
     assert [int(plane.max()) for plane in held_out.images] == [7]
+    assert training.names == ("plane 1", "plane 2", "plane 3", "plane 5", "plane 6")
     assert all(plane.dtype == np.int32 and plane.max() == 7 for plane in (*training.labels, *held_out.labels))
     labels[2:] = 0
     training, held_out = planes_with_objects(image, labels)

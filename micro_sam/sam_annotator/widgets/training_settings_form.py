@@ -19,7 +19,7 @@ from micro_sam.training.settings import TrainingSettings
 #: What is trained: text, tooltip, settings.
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lora": (
-        "LoRA: few parameters", "Small updates of the encoder, and the decoders: learns much, forgets little.",
+        "LoRA", "Small updates of the encoder, and the decoders: learns much, forgets little.",
         {"peft": "lora", "peft_rank": 8, "learning_rate": 1e-3},
     ),
     "decoder": (
@@ -66,7 +66,7 @@ class TrainingSettingsForm(Section):
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
         for text, widget in (
-            ("Begin with", self.model), ("Own weights", self.weights), ("Train", self.method), ("Hardware", self.hardware),
+            ("Begin with", self.model), ("Weights", self.weights), ("Train", self.method), ("Hardware", self.hardware),
         ):  # fmt: skip
             form.addRow(text, widget)
         self.box.addLayout(form)
@@ -214,6 +214,7 @@ def _spin(low: int, high: int, value: int, tooltip: str) -> QSpinBox:
     made.setRange(low, high)
     made.setValue(value)
     made.setToolTip(tooltip)
+    made.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
     return made
 
 
