@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from bioimageio.spec import ValidationContext
 from bioimageio.spec.common import FileDescr, Sha256
+from bioimageio.spec.generic import v0_3
 from bioimageio.spec.model import v0_5
 
 from micro_sam.bioimageio.model_source import SourceModel
 from micro_sam.bioimageio.package_info import PackageInfo
 from micro_sam.bioimageio.tensors import automatic_inputs, automatic_outputs, prompt_inputs, prompt_outputs
 from micro_sam.models.download import file_hash
+from micro_sam.models.spec import ModelSpec
 
 _TAGS = ("segment-anything", "segmentation", "instance-segmentation", "microscopy", "2d", "pytorch", "micro-sam")
 _MODULE = "micro_sam.bioimageio"
@@ -68,21 +70,36 @@ def _hash(path: Path) -> Sha256:
     return Sha256(file_hash(path, like="sha256:").partition(":")[2])
 
 
-def _content(
-    source: SourceModel, info: PackageInfo, settings: Mapping[str, Any] | None, files: Files
-) -> dict[str, Any]:
-    automatic = settings is not None
+def check_info(info: PackageInfo, spec: ModelSpec, automatic: bool) -> None:
+    """Check what a person says about a model, before anything is computed.
+
+    Raises:
+        pydantic.ValidationError: Something of it is not valid.
+    """
+    with ValidationContext(perform_io_checks=False):
+        v0_3.GenericDescr(format_version="0.3.4", type="generic", **_said(info, spec.encoder, spec, automatic))
+
+
+def _said(info: PackageInfo, encoder: str, spec: ModelSpec | None, automatic: bool) -> dict[str, Any]:
     return {
         "name": info.name,
-        "description": info.summary(source.encoder, automatic),
+        "description": info.summary(encoder, automatic),
         "authors": [v0_5.Author(**author) for author in info.named_authors()],
         "maintainers": [v0_5.Maintainer(**entry) for entry in info.maintainers],
-        "cite": [v0_5.CiteEntry(**entry) for entry in info.citations(source.encoder, source.spec)],
+        "cite": [v0_5.CiteEntry(**entry) for entry in info.citations(encoder, spec)],
         "license": info.license,
         "tags": list(dict.fromkeys([*info.tags, *_TAGS])),
         "version": info.version,
         "git_repo": info.git_repo,
         "links": list(info.links),
+    }
+
+
+def _content(
+    source: SourceModel, info: PackageInfo, settings: Mapping[str, Any] | None, files: Files
+) -> dict[str, Any]:
+    return {
+        **_said(info, source.encoder, source.spec, settings is not None),
         "documentation": _file(files.documentation),
         "covers": [_file(files.cover)],
         "attachments": [_file(path) for path in files.attachments],

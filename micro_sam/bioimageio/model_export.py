@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from micro_sam.errors import ImageError, OutputError, ParameterError
 from micro_sam.instance_segmentation.settings import settings_for
 from micro_sam.io.paths import check_folder_of, replacing
 from micro_sam.models.export import save_checkpoint
+from micro_sam.models.spec import get_spec
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +102,34 @@ def export_sam_model(
     if settings is not None and not automatic:
         raise ParameterError("settings belong to automatic segmentation: pass automatic=True, or leave them out.")
     info = PackageInfo.of(name, kwargs)
+    _check_info(info, model_type, automatic)
     source = read_source(model_type, checkpoint_path, decoder_path)
     prepare = _prepare_automatic if automatic else _prepare_prompts
     plan = prepare(source, info, np.asarray(image), np.asarray(label_image), settings)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         _write(plan, Path(folder), path, verify)
     logger.info("The package is written to %s", path)
+
+
+def _check_info(info: PackageInfo, model_type: str, automatic: bool) -> None:
+    from micro_sam.bioimageio.description import check_info
+
+    spec = get_spec(model_type)
+    with _valid():
+        check_info(info, spec, automatic)
+    if not info.authors:
+        logger.warning("The package names no author: pass authors=[{'name': ...}] before you publish it.")
+
+
+@contextlib.contextmanager
+def _valid() -> Iterator[None]:
+    """What pydantic says first about a description that is not valid, as a `ParameterError`."""
+    try:
+        yield
+    except ValueError as error:
+        problems = error.errors() if hasattr(error, "errors") else []
+        reason = f"{'.'.join(map(str, problems[0]['loc']))}: {problems[0]['msg']}" if problems else str(error)
+        raise ParameterError(f"The package would not be valid, at {reason}.") from error
 
 
 def _prepare_prompts(
@@ -182,10 +206,8 @@ def _write(plan: _Plan, folder: Path, path: Path, verify: bool) -> None:
         outputs=write_tensors(folder, plan.outputs, "test_output"),
         attachments=attachments,
     )
-    try:
+    with _valid():
         description = describe_package(source, plan.info, plan.settings, files)
-    except ValueError as error:
-        raise ParameterError(f"The package would not be valid, {_first_problem(error)}.") from error
     with replacing(path) as temporary:
         packed = folder / "package.zip"
         with ValidationContext(perform_io_checks=False, file_name="bioimageio.yaml"):
@@ -193,14 +215,6 @@ def _write(plan: _Plan, folder: Path, path: Path, verify: bool) -> None:
         if verify:
             check_package(packed)
         packed.replace(temporary)
-
-
-def _first_problem(error: ValueError) -> str:
-    """What a pydantic ``ValidationError`` says first."""
-    problems = error.errors() if hasattr(error, "errors") else []
-    if not problems:
-        return f"{error}".rstrip(".")
-    return f"at {'.'.join(str(part) for part in problems[0]['loc'])}: {problems[0]['msg']}"
 
 
 def check_package(path: str | os.PathLike) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from micro_sam.errors import ParameterError
 from micro_sam.models.spec import ModelSpec
-
-logger = logging.getLogger(__name__)
 
 _SAM = {"text": "Kirillov et al.: Segment Anything, ICCV 2023", "doi": "10.48550/arXiv.2304.02643"}
 _MICRO_SAM = {
@@ -78,8 +75,5 @@ class PackageInfo:
         return self.description or f"Segment Anything for microscopy ({encoder}): {_KINDS[automatic]}."
 
     def named_authors(self) -> list[dict[str, Any]]:
-        """The authors; the format wants one, so an unknown one stands in with a warning."""
-        if self.authors:
-            return [dict(author) for author in self.authors]
-        logger.warning("The package names no author: pass authors=[{'name': ...}] before you publish it.")
-        return [{"name": "Unknown"}]
+        """The authors; the format wants one, so an unknown one stands in."""
+        return [dict(author) for author in self.authors] or [{"name": "Unknown"}]

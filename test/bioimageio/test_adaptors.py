@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from micro_sam.bioimageio import AutomaticSegmentationAdaptor, PredictorAdaptor
+from micro_sam.embeddings.preprocessing import to_image
 from micro_sam.errors import CheckpointError, ImageError, ParameterError, PromptError
 from micro_sam.instance_segmentation import InstanceSegmentationWithDecoder
 from micro_sam.models.decoder_adapter import get_predictor_and_decoder
@@ -29,7 +30,7 @@ def from_boxes(adaptor, image_tensor):
 
 def test_masks_are_those_of_micro_sam(from_boxes, sample):
     predictor, _ = get_predictor_and_decoder("vit_t_builtin", device="cpu", precision="float32")
-    predictor.set_image(_as_seen(sample[0]))
+    predictor.set_image(to_image(sample[0]))
     masks, scores, embeddings = from_boxes
     assert masks.shape == (1, 2, 1, 96, 128) and masks.dtype == torch.uint8
     assert scores.shape == (1, 2, 1) and embeddings.shape == (1, 256, 64, 64)
@@ -37,11 +38,6 @@ def test_masks_are_those_of_micro_sam(from_boxes, sample):
         expected = segment_from_box(predictor, box[[1, 0, 3, 2]])
         assert expected.any()
         np.testing.assert_array_equal(expected.squeeze().astype(np.uint8), mask)
-
-
-def _as_seen(image):
-    scaled = (image.astype(float) - image.min()) / (image.max() - image.min())
-    return np.repeat(np.round(scaled * 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def test_embeddings_can_be_passed_back_in(adaptor, from_boxes, image_tensor):

@@ -10,7 +10,7 @@ from bioimageio.core import predict
 from bioimageio.spec import InvalidDescr, load_model_description
 from skimage.io import imread
 
-from micro_sam.bioimageio import PackageInfo, export_sam_model, model_export
+from micro_sam.bioimageio import export_sam_model, model_export
 from micro_sam.bioimageio.model_export import check_package
 from micro_sam.errors import CheckpointError, ImageError, MissingDependencyError, OutputError, ParameterError
 from micro_sam.instance_segmentation import InstanceSegmentationWithDecoder
@@ -121,9 +121,19 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_written(sample, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_invalid_description_is_named_and_a_failed_test_leaves_nothing(sample, tmp_path, monkeypatch):
-    with pytest.raises(ParameterError, match="not be valid, at license"):
-        export_sam_model(*sample, "vit_t_builtin", "A good name", tmp_path / "out.zip", license="Mine")
+def test_an_invalid_description_is_named_before_anything_is_computed(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_export, "read_source", None)
+    for name, about, message in [
+        ("A good name", {"license": "Mine"}, "not be valid, at license"),
+        ("A good name", {"authors": [{"surname": "A"}]}, "not be valid, at name"),
+        ("A good name", {"cite": [{"text": "no reference"}]}, "doi"),
+        ("Bad", {}, "not be valid, at name"),
+    ]:
+        with pytest.raises(ParameterError, match=message):
+            export_sam_model(*sample, "vit_t_builtin", name, tmp_path / "out.zip", **about)
+
+
+def test_a_package_that_fails_its_tests_is_not_left_behind(sample, tmp_path, monkeypatch, caplog):
 
     def fail(path):
         raise OutputError("The package does not pass.")
@@ -132,6 +142,7 @@ def test_an_invalid_description_is_named_and_a_failed_test_leaves_nothing(sample
     with pytest.raises(OutputError, match="does not pass"):
         export_sam_model(*sample, "vit_t_builtin", "A good name", tmp_path / "out.zip")
     assert list(tmp_path.iterdir()) == []
+    assert "names no author" in caplog.text
 
 
 def test_automatic_segmentation_needs_a_decoder(sample, source, tmp_path):
@@ -146,8 +157,3 @@ def test_a_missing_package_is_named(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(model_export, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"micro_sam\[bioimageio\]"):
         export_sam_model(*sample, "vit_t_builtin", "A good name", tmp_path / "a.zip")
-
-
-def test_an_author_nobody_named_is_warned_of(caplog):
-    assert PackageInfo("A good name").named_authors() == [{"name": "Unknown"}]
-    assert "names no author" in caplog.text
