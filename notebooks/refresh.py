@@ -21,7 +21,8 @@ from PIL import Image
 HERE = Path(__file__).parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LARGEST = 1_000_000  # bytes of a notebook with its pictures
-COLOURS = 128  # of a picture; noise of microscopy images in 24 bit would be large
+LARGE_PICTURE = 40_000  # bytes
+QUALITY = 82  # of JPEGs; with colour in every pixel, so that thin outlines stay sharp
 
 logger = logging.getLogger("refresh")
 
@@ -45,7 +46,7 @@ def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
 
 
 def cleaned(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """The notebook without times, warnings and progress bars, and with the name of the folder taken out of its outputs."""
+    """The notebook without warnings and progress bars, and with the name of the folder taken out of its outputs."""
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
@@ -69,12 +70,14 @@ def _without_folder(output: nbformat.NotebookNode, folder: Path) -> None:
 
 
 def _with_small_picture(output: nbformat.NotebookNode) -> None:
+    """Noise, of which microscopy images are full, makes large PNGs: such pictures become JPEGs."""
     data = output.get("data", {})
-    if "image/png" in data:
-        picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB").quantize(COLOURS)
+    png = base64.b64decode(data.get("image/png", ""))
+    if len(png) > LARGE_PICTURE:
         buffer = io.BytesIO()
-        picture.save(buffer, "png", optimize=True)
-        data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
+        Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "jpeg", quality=QUALITY, subsampling=0)
+        del data["image/png"]
+        data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
 
 
 def refresh(path: Path) -> None:
