@@ -243,8 +243,10 @@ def settings(size: tuple[int, int]):
     from window_driver import Window
 
     from micro_sam.sam_annotator import SettingsWidget
+    from micro_sam.user_settings import UserSettings, save_settings
 
-    os.environ["XDG_CACHE_HOME"] = f"{os.environ.pop('MICROSAM_CACHEDIR')}/cache"
+    del os.environ["MICROSAM_CACHEDIR"]
+    save_settings(UserSettings(cache_directory="/data/micro_sam", model="vit_t_builtin"))
     sys.executable = "/home/anna/micro_sam/bin/python"
     viewer = napari.Viewer()
     widget = SettingsWidget(viewer)

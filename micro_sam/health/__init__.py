@@ -5,5 +5,5 @@ from __future__ import annotations
 from micro_sam.lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(
-    __name__, {".problems": ("Problem", "find_problems", "model_files"), ".overview": ("report",)}
+    __name__, {".problems": ("Problem", "find_problems", "model_files"), ".overview": ("report", "summary")}
 )

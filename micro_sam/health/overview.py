@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from micro_sam.user_settings import load_settings, origin_of, settings_path
 
 
-def report(with_problems: bool = True) -> Iterator[str]:
+def summary() -> Iterator[str]:
+    """The first lines of the report: versions, device and folders, and which models are there."""
+    from micro_sam.models.cache import is_cached
+    from micro_sam.models.spec import model_names
+
+    yield from _versions()
+    yield from _device()
+    yield from _cache()
+    yield f"Models     {', '.join(filter(is_cached, model_names()))}"
+
+
+def report() -> Iterator[str]:
     """The lines of the report; the last ones say what is wrong and how to mend it."""
     from micro_sam.health import problems as checks
 
@@ -19,8 +30,6 @@ def report(with_problems: bool = True) -> Iterator[str]:
     yield from _cache()
     yield ""
     yield from _models()
-    if not with_problems:
-        return
     problems = checks.find_problems()
     yield ""
     if not problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -115,13 +116,13 @@ def iter_check() -> Generator[Progress, None, tuple[int, str]]:
     Returns:
         How many problems there are, and a text: first the problems and how to mend them, then what is installed.
     """
-    from micro_sam.health import find_problems, report
+    from micro_sam.health import find_problems, summary
 
     yield Progress(0, 2, "Look for problems")
     problems = find_problems()
     yield Progress(1, 2, "Look what is installed")
     lines = [line for problem in problems for line in (f"✗ {problem.what}", f"   {problem.mend}", "")]
     lines += [] if problems else ["✓ No problems found.", ""]
-    lines += list(report(with_problems=False))
+    lines += [re.sub(r"\s{2,}", ": ", line, count=1) for line in summary()]
     yield Progress(2, 2, "Look what is installed")
     return len(problems), "\n".join(lines)

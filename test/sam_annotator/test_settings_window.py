@@ -84,7 +84,7 @@ def test_the_check_says_what_is_wrong_and_how_to_mend_it(widget, monkeypatch):
     monkeypatch.setattr(problems, "_window_problems", lambda: iter(()))
     _press(widget.check)
     text = widget.result.toPlainText()
-    assert "It is broken." in text and "Mend it." in text and text.index("broken") < text.index("micro_sam ")
+    assert "It is broken." in text and "Mend it." in text and text.index("broken") < text.index("micro_sam: ")
     assert widget.status.kind == "error" and "mend" in widget.status.text.text() and widget.check.isEnabled()
 
 
