@@ -280,7 +280,7 @@ def finetuning(size: tuple[int, int]):
     window.settle(20)
     for side in (training.model.height, training.model.width):
         side.setValue(128)
-    for name, value in {"n_iterations": "16", "n_samples": "4", "n_sub_iteration": "2", "n_scored": "2"}.items():
+    for name, value in {"n_iterations": "8", "n_samples": "4", "n_sub_iteration": "2", "n_scored": "1"}.items():
         training.model.more._editors[name].setText(value)
     window.press(training.start)
     window.wait(lambda: training.controller.state in ("done", "idle"), 300)

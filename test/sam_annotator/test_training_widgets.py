@@ -33,7 +33,7 @@ def panel(qtbot):
 
 def test_what_is_chosen_becomes_settings(panel):
     settings = panel.choice().settings
-    assert (settings.peft, settings.learning_rate, settings.max_minutes) == ("lora", 1e-3, 10)
+    assert (settings.peft, settings.learning_rate, settings.max_minutes) == ("lora", 2e-4, 10)
     assert settings.model_type is None and settings.configuration is None  # found automatically
     panel.model.method.setCurrentIndex(panel.model.method.findData("decoder"))
     panel.model.hardware.setCurrentIndex(panel.model.hardware.findData("gtx1080"))

@@ -99,7 +99,7 @@ class Chart(QWidget):
         step_box = QRectF(area.right() - 90, area.bottom() + 1, 90, 13)
         painter.drawText(step_box, Qt.AlignmentFlag.AlignRight, f"step {last:.0f}")
         pale = QColor(self._color)
-        pale.setAlpha(70 if self._smooth else 255)
+        pale.setAlpha(130 if self._smooth else 255)
         painter.setPen(QPen(pale, 3, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap))
         painter.drawPoints(QPolygonF([place(point) for point in points]))
         painter.setPen(QPen(self._color, 1.6))

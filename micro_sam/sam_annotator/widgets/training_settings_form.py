@@ -20,7 +20,7 @@ from micro_sam.training.settings import TrainingSettings
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lora": (
         "LoRA", "Small updates of the encoder, and the decoders: learns much, forgets little.",
-        {"peft": "lora", "peft_rank": 8, "learning_rate": 1e-3},
+        {"peft": "lora", "peft_rank": 8, "learning_rate": 2e-4},
     ),
     "decoder": (
         "Decoders only", "The encoder stays as it is: fastest, and little memory.",
