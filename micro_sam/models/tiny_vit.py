@@ -140,7 +140,7 @@ class TinyViTBlock(nn.Module):
         """Windows at the right and bottom are filled up with zeros, which take part in the attention."""
         batch, height, width, dim = x.shape
         size = self.window_size
-        rows, cols = -(-height // size), -(-width // size)
+        rows, cols = (height + size - 1) // size, (width + size - 1) // size  # no negative numbers: exporters truncate
         x = F.pad(x, (0, 0, 0, cols * size - width, 0, rows * size - height))
         x = x.view(batch, rows, size, cols, size, dim).transpose(2, 3).reshape(-1, size * size, dim)
         x = self.attn(x).view(batch, rows, cols, size, size, dim).transpose(2, 3)
