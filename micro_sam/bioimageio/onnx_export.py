@@ -247,11 +247,15 @@ def quantize_onnx(path: str | os.PathLike, output_path: str | os.PathLike) -> No
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise missing("onnxruntime", "onnx") from error
+    import onnx
+
     path, output_path = Path(path), Path(output_path)
     large = path.with_name(f"{path.name}.data").exists()
+    model = onnx.load(path)
+    del model.graph.value_info[:]  # the quantiser transposes weights, after which noted shapes are wrong
     with _quiet(), _moved_into(output_path) as folder:
         quantize_dynamic(
-            path,
+            model,
             folder / output_path.name,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
@@ -275,8 +279,8 @@ def _moved_into(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print and warn about their own affairs."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    """The exporters print, warn and log (to the root logger, too) about their own affairs."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir", "")}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for name in levels:

@@ -18,6 +18,7 @@ from micro_sam.models.build_sam import EMBED_DIM, IMAGE_SIZE
 from micro_sam.models.decoder_adapter import Decoder
 
 _BEST_OF_THREE_BELOW = 2.5  # points: one click is ambiguous, so the best of three masks is taken
+_BOX_CORNER = 2  # a box is as sure as three points
 _SURELY = 1000.0
 _STABILITY_OFFSET = 1.0
 
@@ -81,7 +82,8 @@ class PromptDecoderModule(nn.Module):
 
     Args:
         sam: The model.
-        return_single_mask: One mask an object instead of four: the first of several prompts, the best of three of one.
+        return_single_mask: One mask an object instead of four: for a box or several points the one for sure prompts, for
+            one point the best of the three for ambiguous ones.
         use_stability_score: Score masks by how little they change with the threshold, instead of the predicted IoU.
         return_extra_metrics: Return stability scores and areas, too.
     """
@@ -168,7 +170,7 @@ class PromptDecoderModule(nn.Module):
 
     @staticmethod
     def _best(masks: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n_points = torch.ones_like(labels[:1]).sum()
+        n_points = torch.ones_like(labels).sum(1, keepdim=True) + (labels == _BOX_CORNER).float().sum(1, keepdim=True)
         first = torch.zeros_like(scores[:1])
         first[:, 0] = _SURELY
         best = (scores + (n_points - _BEST_OF_THREE_BELOW) * first).argmax(1, keepdim=True)
