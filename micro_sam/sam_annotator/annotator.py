@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from qtpy.QtCore import QEvent
 
 from micro_sam.embeddings import EmbeddingStore
 from micro_sam.sam_annotator.controller import AnnotatorController
@@ -27,13 +26,14 @@ from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
 from micro_sam.sam_annotator.session.session import AnnotationSession
 from micro_sam.sam_annotator.session.state import COMMITTED
 from micro_sam.sam_annotator.tools import CanvasTools
+from micro_sam.sam_annotator.widgets.docked import DockedPanel
 from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
 
 if TYPE_CHECKING:
     import napari
 
 
-class AnnotatorWidget(AnnotatorPanel):
+class AnnotatorWidget(DockedPanel, AnnotatorPanel):
     """The panel of an annotator, at work in a viewer.
 
     Args:
@@ -45,7 +45,6 @@ class AnnotatorWidget(AnnotatorPanel):
 
     title: ClassVar[str] = "Annotator"
     kind: ClassVar[str] = "annotator"
-    _docked = False
     ndim: ClassVar[int] = 2
     axes: ClassVar[str] = "yx"
 
@@ -77,19 +76,6 @@ class AnnotatorWidget(AnnotatorPanel):
         session = self.controller.session
         if session.image is not None and labels.shape == session.image.shape:
             session.put(COMMITTED, labels, "Took over labels")
-
-    def closeEvent(self, event: Any) -> None:
-        """The panel was closed."""
-        self.controller.close()
-        super().closeEvent(event)
-
-    def event(self, event: Any) -> bool:
-        """The panel was taken out of the window, which is how napari closes it."""
-        if event.type() == QEvent.Type.ParentChange:
-            was_docked, self._docked = self._docked, self.parent() is not None
-            if was_docked and not self._docked:
-                self.controller.close()
-        return super().event(event)
 
 
 @dataclass(frozen=True)
