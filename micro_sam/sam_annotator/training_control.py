@@ -228,7 +228,7 @@ class TrainingController:
         self._set_state(DONE)
         self.view.show_progress(None)
         self.view.show_result(result)
-        self.view.say(result.verdict, "error" if result.got_worse else "done")
+        self.view.say(f"{result.verdict.split(':')[0].rstrip('.')}.", "error" if result.got_worse else "done")
 
     def _on_training_error(self, text: str) -> None:
         self._stop = threading.Event()

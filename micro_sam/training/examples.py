@@ -11,6 +11,7 @@ import numpy as np
 
 from ..io.overlay import draw_overlay
 from ..io.paths import replacing
+from ..labels import object_windows
 from .assess import Assessment, Sample
 
 FILE_NAME, PICTURE_NAME = "examples.npz", "examples.png"
@@ -39,8 +40,10 @@ class Example:
     scores: tuple[float, float]
 
     def pictures(self) -> list[np.ndarray]:
-        """Annotation, result before and result after, as outlines on the image; each RGB uint8."""
-        return [draw_overlay(self.image, np.maximum(labels, 0)) for labels in (self.truth, self.before, self.after)]
+        """Annotation, result before and result after, as outlines on the image without its padding; each RGB uint8."""
+        known = object_windows((self.truth >= 0).astype(np.int32))[1]
+        found = (np.maximum(labels, 0)[known] for labels in (self.truth, self.before, self.after))
+        return [draw_overlay(self.image[known], labels) for labels in found]
 
 
 def write_before(folder: str | os.PathLike, samples: Sequence[Sample], before: Assessment) -> None:

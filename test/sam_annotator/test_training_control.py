@@ -122,7 +122,7 @@ def test_the_data_is_shown_before_anything_is_trained(controller, view, runs):
     states = [call.args[0] for call in view.set_state.call_args_list]
     assert states == [IDLE, CHECKED, RUNNING, DONE]
     assert view.curves.add.call_count == STEPS
-    assert view.show_result.call_args.args[0].verdict == "better" and said(view) == ("better", "done")
+    assert view.show_result.call_args.args[0].verdict == "better" and said(view) == ("better.", "done")
     assert runs[0]["save_root"] == default_save_root()
 
 
@@ -176,10 +176,16 @@ def test_a_new_training_gets_a_new_name(controller, view, runs):
 
 def test_a_model_that_got_worse_is_shown_as_an_error(controller, view, monkeypatch):
     worse = RunResult(
-        Path(), Path("m.pt"), PreflightReport(()), {"box_iou": 0.7}, {"box_iou": 0.5}, {}, "The model got WORSE"
+        Path(),
+        Path("m.pt"),
+        PreflightReport(()),
+        {"box_iou": 0.7},
+        {"box_iou": 0.5},
+        {},
+        "The model got WORSE: from 0.7",
     )
     controller._on_done(worse)
-    assert said(view) == ("The model got WORSE", "error")
+    assert said(view) == ("The model got WORSE.", "error")
 
 
 def test_errors_in_a_training_end_it(controller, view, monkeypatch):
