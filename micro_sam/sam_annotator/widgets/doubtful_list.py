@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
 from micro_sam.sam_annotator.widgets.parts import button, caption
 
-_ROWS = 4
+_ROWS = 4  # at most; the list scrolls if there are more
 _ROW_HEIGHT = 15
 
 
@@ -34,7 +34,6 @@ class DoubtfulList(QWidget):
         layout.addWidget(caption(f"Doubtful {what.lower()}s, click to look:"))
         self.rows = QListWidget()
         self.rows.setToolTip(f"{what}s of the current object in which the model is least certain. Click to look there.")
-        self.rows.setFixedHeight(_ROWS * _ROW_HEIGHT + 6)
         self.rows.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.rows.itemClicked.connect(lambda item: self.chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
         self.next = button("Next doubtful", f"Look at the next doubtful {what.lower()}.", "J")
@@ -52,4 +51,5 @@ class DoubtfulList(QWidget):
                 item = QListWidgetItem(text)
                 item.setData(Qt.ItemDataRole.UserRole, i)
                 self.rows.addItem(item)
+        self.rows.setFixedHeight(min(_ROWS, max(1, len(found))) * _ROW_HEIGHT + 6)
         self.setVisible(bool(found))
