@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from micro_sam.errors import ParameterError
@@ -26,7 +27,7 @@ class Options:
     tidy: bool = True
     preserve_mode: edits.PreserveMode = "objects"
     preservation_threshold: float = 0.75
-    commit_path: str | None = None
+    commit_path: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
         if self.preserve_mode not in edits.PRESERVE_MODES:
@@ -34,3 +35,5 @@ class Options:
             raise ParameterError(f"preserve_mode is one of {modes}, got {self.preserve_mode!r}.")
         if not 0 <= self.preservation_threshold <= 1:
             raise ParameterError(f"preservation_threshold is between 0 and 1, got {self.preservation_threshold}.")
+        if self.commit_path is not None:  # a script may give a Path
+            object.__setattr__(self, "commit_path", os.fspath(self.commit_path))
