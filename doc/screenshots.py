@@ -283,7 +283,7 @@ def finetuning(size: tuple[int, int]):
     for name, value in {"n_iterations": "8", "n_samples": "4", "n_sub_iteration": "2", "n_scored": "1"}.items():
         training.model.more._editors[name].setText(value)
     window.press(training.start)
-    window.wait(lambda: training.controller.state in ("done", "idle"), 300)
+    window.wait(lambda: training.controller.state == "done", 600)
     window.settle(20)
     training.area.verticalScrollBar().setValue(training.area.verticalScrollBar().maximum())
     window.settle(20)

@@ -62,7 +62,7 @@ def test_annotate_finetune_and_go_on_annotating(open_both, nuclei, tmp_path, mak
     assert training.model.model.currentText() == "vit_t_builtin"
     choose_little(training)
     window.press(training.start)
-    window.wait(lambda: training.controller.state in ("done", "idle"), 120)
+    window.wait(lambda: training.controller.state == "done" or training.status.kind == "error", 120)
     assert training.controller.state == "done", training.status.text.text()
     assert training.data.table.rowCount() == 1 and training.data.table.item(0, 1).text() == "fine"
     assert len(training.curves.loss.curve.points) == 3 and training.curves.metric.curve.best is not None
