@@ -67,9 +67,9 @@ def _paint(window: Window, labels: np.ndarray, classes: np.ndarray, rows: np.nda
 
 def _trained(window: Window) -> None:
     window.settle(5)
-    window.wait(lambda: window.controller.outcome is not None and not window.controller.jobs.is_running(), 90)
+    window.wait(lambda: window.controller.outcome is not None and not window.controller.jobs.is_running(), 300)
     window.settle(5)
-    window.wait(lambda: not window.controller.jobs.is_running(), 90)
+    window.wait(lambda: not window.controller.jobs.is_running(), 300)
 
 
 def test_strokes_by_mouse_classify_all_objects(new_viewer, stores, tmp_path, predictor):
