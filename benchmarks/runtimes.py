@@ -18,6 +18,7 @@ from torch import nn
 from micro_sam.bioimageio.onnx_export import OnnxPart, quantize_onnx, write_onnx
 
 RUNTIMES = ("onnxruntime", "openvino")
+_OPSET = 17  # written in seconds; newer ones take a minute
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,7 +35,7 @@ def runtime_forms(encoder: nn.Module, runtimes: list[str], folder: Path) -> dict
         return {}
     plain, int8 = folder / "encoder.onnx", folder / "encoder_int8.onnx"
     example = {"image": torch.rand(1, 3, encoder.img_size, encoder.img_size)}
-    write_onnx(OnnxPart("encoder", encoder, example, ["image_embeddings"], {"image": None}), plain)
+    write_onnx(OnnxPart("encoder", encoder, example, ["image_embeddings"], {"image": None}), plain, _OPSET)
     if find_spec("onnxruntime") is not None:
         quantize_onnx(plain, int8)
     forms: dict[str, Network] = {}
