@@ -272,7 +272,7 @@ def measure(case: Case, rounds: int, limits: dict[str, float], with_profile: boo
     seconds = {name: min(wall for wall, _ in runs) for name, runs in turns.items()}
     processor = {name: min(cpu for _, cpu in runs) for name, runs in turns.items()}
     for name, network in forms.items():
-        limit = limits.get(name, limits["float32"])
+        limit = limits["bfloat16" if name.endswith(("bfloat16", "bf16")) else "float32"]
         speedup, target = seconds["baseline"] / seconds[name], TARGETS.get((case.name, name))
         agreement = "" if name == "baseline" else case.agreement(0, expected, results[name])
         print(
