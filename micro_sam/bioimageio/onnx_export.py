@@ -34,7 +34,7 @@ from micro_sam.models.build_sam import EMBED_DIM, IMAGE_SIZE
 logger = logging.getLogger(__name__)
 
 OPSET = 18
-_OPSETS = (17, 23)
+_OPSETS = (17, 20)
 _OLDEST_EXPORTED = 18
 _LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger weights go into a file beside
 _GRID = 64

@@ -44,7 +44,7 @@ def build_parser() -> Parser:
     _add_package_flags(parser)
     group = parser.add_argument_group("onnx and bioengine")
     group.add_argument(
-        "--opset", type=whole_number(least=1), default=_OPSET, help="Version of the ONNX operators, 17 to 23."
+        "--opset", type=whole_number(least=1), default=_OPSET, help="Version of the ONNX operators, 17 to 20."
     )
     group.add_argument("--quantize", action="store_true", help="onnx: write int8 forms, too.")
     add_common_flags(parser)
