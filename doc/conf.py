@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -59,11 +60,16 @@ def copy_notebooks() -> None:
 copy_notebooks()
 
 
-def link_copies(app: Sphinx, name: str, source: list[str]) -> None:
-    """Pages link to ``../notebooks/``, where the notebooks lie; below the source folder are the copies."""
-    source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+def adapt_links(app: Sphinx, name: str, source: list[str]) -> None:
+    """What differs between the files and the web pages.
+
+    Notebooks lie in ``../notebooks/``, and below the source folder are copies; links that show the name of a page's file show
+    its title.
+    """
+    text = source[0].replace("](../notebooks/", "](notebooks/")
+    source[0] = re.sub(r"\[\w+\.md\]\((\w+\.md)", r"[](\1", text)
 
 
 def setup(app: Sphinx) -> None:
     """Connect what Sphinx calls."""
-    app.connect("source-read", link_copies)
+    app.connect("source-read", adapt_links)
