@@ -1,11 +1,12 @@
 """How much a model learns from 1, 2, 5 or 10 images, by full, decoder-only and LoRA finetuning: table and plot.
 
     python benchmarks/few_images.py --image VOLUME.tif --labels LABELS.tif --output FOLDER [--minutes 5]
-        [--counts 1 2 5 10] [--methods full decoder lora] [--model vit_t_builtin]
+        [--steps 24] [--counts 1 2 5 10] [--methods full decoder lora] [--model vit_t_builtin]
 
 The images are slices of an annotated volume (ZYX) the model has never seen, or the images of a folder pair. The last third is
 kept for the test and looked at by nothing else; training images are spread over the first half, so that a slice of the
-test is no neighbour of one that was trained on. Every run has the same time. The best checkpoint and the
+test is no neighbour of one that was trained on. Every run has the same time, or the same number
+of steps. The best checkpoint and the
 post-processing parameters are chosen on the training images alone. Runs that are finished are not done again; a run that
 was killed goes on where it was. Before each comparison the untouched model is scored on the same test.
 """
@@ -73,12 +74,14 @@ def score(model: str, checkpoint: Path | None, test: list) -> dict[str, float]:
     return {"AIS mSA": float(np.mean(msa)), **means}
 
 
-def train(name: str, method: str, model: str, pairs: list, minutes: float, folder: Path) -> tuple[Path, int, float]:
+def train(
+    name: str, method: str, model: str, pairs: list, minutes: float, most_steps: int, folder: Path
+) -> tuple[Path, int, float]:
     """Train for a time; returns the exported model, the steps made and the minutes they took."""
     data = TrainingData(images=[x for x, _ in pairs], labels=[y for _, y in pairs])
     shared = TrainingSettings(
         name=name, model_type=model, patch_shape=pairs[0][0].shape[:2], n_samples=25, early_stopping=None,
-        n_objects_per_batch=8, n_sub_iteration=4, n_gradient_rounds=2, n_scored=len(pairs), min_size=10,
+        n_objects_per_batch=6, n_sub_iteration=3, n_gradient_rounds=2, n_scored=len(pairs), min_size=10,
         n_iterations=_MANY, **METHODS[method],
     )  # fmt: skip
     output = folder / f"{name}.pt"
@@ -89,7 +92,7 @@ def train(name: str, method: str, model: str, pairs: list, minutes: float, folde
             continue
         start = time.monotonic() if start is None else start
         steps = progress.done
-        if time.monotonic() - start > 60 * minutes:
+        if time.monotonic() - start > 60 * minutes or steps >= most_steps:
             run.close()  # what was learned is kept; the next call only exports and scores it
     spent = (time.monotonic() - start) / 60
     drain(
@@ -111,7 +114,9 @@ def compare(args: argparse.Namespace) -> dict[str, dict]:
             name = f"{method}_{count}"
             if name in results:
                 continue
-            output, steps, minutes = train(name, method, args.model, spread(pool, count), args.minutes, args.output)
+            output, steps, minutes = train(
+                name, method, args.model, spread(pool, count), args.minutes, args.steps, args.output
+            )
             results[name] = {**score(args.model, output, test), "steps": steps, "minutes": round(minutes, 1)}
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(results, indent=1))
@@ -156,6 +161,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 5, 10])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of each run")
+    parser.add_argument("--steps", type=int, default=_MANY, help="most training steps of each run")
     parser.add_argument("--n_test", type=int, default=10, help="held-out slices that are scored")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
