@@ -10,6 +10,10 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 DISPLAY_SIZE = 1920x1080x24
 
+# Large blocks of memory are used again instead of mapped anew, which is slow in virtual machines (read by glibc alone).
+export MALLOC_MMAP_THRESHOLD_ = 8589934592
+export MALLOC_TRIM_THRESHOLD_ = 17179869184
+
 .PHONY: demo test doc lint clean help
 
 help:
