@@ -21,7 +21,7 @@ def main(folder: Path = Path("demo_output"), image_path: str | None = None) -> N
 
     _, segmenter = get_predictor_and_segmenter("vit_t_builtin")
     segmenter.initialize(image, verbose=True)
-    for threshold in (0.2, 0.4, 0.6):
+    for threshold in (0.4, 0.5, 0.6):
         labels = segmenter.generate(center_distance_threshold=threshold, min_size=20)
         write_labels(folder / f"labels_{threshold}.tif", labels)
         write_overlay(folder / f"overlay_{threshold}.png", image, labels)

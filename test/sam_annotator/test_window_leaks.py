@@ -38,7 +38,7 @@ def timers(monkeypatch) -> weakref.WeakSet:
 
 def annotate(window: Window, place: tuple[float, float]) -> None:
     """Embed, click, commit, edit, and segment everything."""
-    if window.session.embeddings is None:
+    if window.session.embeddings is None and not window.controller.jobs.is_running():  # a series begins by itself
         window.press(window.widget.embedding.compute)
     window.wait(lambda: window.session.embeddings is not None and not window.controller.jobs.is_running(), 60)
     window.click(*place)
