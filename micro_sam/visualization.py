@@ -37,7 +37,7 @@ def compute_pca(embeddings: np.ndarray, n_components: int = 3, as_rgb: bool = Tr
     if values.ndim not in (3, 4):
         raise ParameterError(f"Expected embeddings (C, H, W) or (Z, C, H, W), got the shape {np.shape(embeddings)}.")
     pixels = np.moveaxis(values, -3, -1)
-    pca = _Pca.empty(pixels.shape[-1], n_components)
+    pca = _Pca(pixels.shape[-1], n_components)
     pca.add(pixels)
     return _shown(pca.project(pixels), as_rgb)
 
@@ -64,13 +64,14 @@ def project_embeddings_for_visualization(
     """
     slices = n_slices(image_embeddings)
     grid = _Grid.of(image_embeddings)
-    pca = _Pca.empty(256, n_components)
-    for i in [None] if slices is None else range(slices):
+    pca = _Pca(256, n_components)
+    planes = [None] if slices is None else range(slices)
+    for i in planes:
         for _, pixels in _parts(image_embeddings, grid, i):
             pca.add(pixels)
     leading = () if slices is None else (slices,)
     picture = np.full((*leading, *grid.shape, n_components), np.nan, np.float32)
-    for i in [None] if slices is None else range(slices):
+    for i in planes:
         for window, pixels in _parts(image_embeddings, grid, i):
             picture[(..., *window, slice(None)) if i is None else (i, *window)] = pca.project(pixels)
     return _shown(picture, as_rgb), (1.0,) * len(leading) + grid.scale
@@ -141,15 +142,11 @@ class _Pca:
     """Principal components from sums, so that not all pixels need be there at once."""
 
     def __init__(self, n_channels: int, n_components: int) -> None:
+        if not 1 <= n_components <= n_channels:
+            raise ParameterError(f"n_components is between 1 and {n_channels}, got {n_components}.")
         self._n, self._components = 0, n_components
         self._sum, self._products = np.zeros(n_channels), np.zeros((n_channels, n_channels))
         self._axes: np.ndarray | None = None
-
-    @classmethod
-    def empty(cls, n_channels: int, n_components: int) -> _Pca:
-        if not 1 <= n_components <= n_channels:
-            raise ParameterError(f"n_components is between 1 and {n_channels}, got {n_components}.")
-        return cls(n_channels, n_components)
 
     def add(self, pixels: np.ndarray) -> None:
         """Take in pixels (..., C)."""

@@ -14,6 +14,7 @@ from micro_sam.sam_annotator.controller import AnnotatorController
 from micro_sam.sam_annotator.hints import Situation, next_step
 from micro_sam.sam_annotator.jobs import InlineJobs
 from micro_sam.sam_annotator.layers import AnnotatorLayers, Hit
+from micro_sam.sam_annotator.layers.base import LayerSignals
 from micro_sam.sam_annotator.previews import InlinePreviews
 from micro_sam.sam_annotator.session import COMMITTED, CURRENT, AnnotatedImage, AnnotationSession, Point, Prompts
 from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
@@ -21,23 +22,16 @@ from micro_sam.sam_annotator.tools import CanvasTools
 from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
 
 
-class LayerSignals:
-    """The signals of `AnnotatorLayers`, which a mock cannot stand in for."""
+class MockSignals(LayerSignals):
+    """The signals of layers and canvas tools, which a mock cannot stand in for."""
 
-    prompts_changed = Signal(Prompts)
-    prompts_dragged = Signal(Prompts)
-    painted = Signal(str, tuple, object)
-    replaced = Signal(str, object)
-    lost = Signal(list)
-    images_changed = Signal()
-    image_replaced = Signal()
     clicked = Signal(str, object)
     stroked = Signal(str, object)
 
 
 @pytest.fixture
 def layers(image):
-    signals = LayerSignals()
+    signals = MockSignals()
     made = MagicMock(spec=AnnotatorLayers)
     for name in (
         "prompts_changed",
@@ -60,7 +54,7 @@ def layers(image):
 @pytest.fixture
 def controller(layers, predictor, embeddings, tmp_path, monkeypatch):
     monkeypatch.setenv("MICROSAM_CACHEDIR", str(tmp_path / "cache"))
-    signals = LayerSignals()
+    signals = MockSignals()
     tools = MagicMock(spec=CanvasTools, clicked=signals.clicked, stroked=signals.stroked, tool=None)
     panel = MagicMock(spec=AnnotatorPanel)
     for part in ("status", "banner", "embedding", "segment", "automatic", "commit", "edit"):

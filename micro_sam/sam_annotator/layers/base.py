@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer, Points, Shapes
 
 
-class LayersBase:
-    """The layers of one annotator in one viewer; its parts are mixed in, see `AnnotatorLayers`."""
+class LayerSignals:
+    """What the layers tell the controller."""
 
     #: The prompts were changed by the person.
     prompts_changed = Signal(Prompts)
@@ -32,6 +32,10 @@ class LayersBase:
     #: The image layers in the viewer, or the content of the annotated one, changed.
     images_changed = Signal()
     image_replaced = Signal()
+
+
+class LayersBase(LayerSignals):
+    """The layers of one annotator in one viewer; its parts are mixed in, see `AnnotatorLayers`."""
 
     def __init__(self, viewer: Viewer, ndim: int = 2) -> None:
         self.viewer, self.ndim = viewer, ndim
