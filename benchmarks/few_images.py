@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +25,14 @@ from micro_sam.automatic_segmentation import automatic_instance_segmentation, ge
 from micro_sam.evaluation.evaluation import segmentation_scores
 from micro_sam.evaluation.interactive import interactive_ious
 from micro_sam.io import replacing
-from micro_sam.progress import drain
 from micro_sam.training import TrainingData, TrainingSettings, run_training
+from micro_sam.training.progress import TrainingProgress
 from micro_sam.util import load_image_data, precompute_image_embeddings, set_precomputed
 
 METHODS = {
     "full": {"learning_rate": 2e-4},
     "decoder": {"learning_rate": 2e-4, "freeze": ("image_encoder",)},
-    "lora": {"learning_rate": 1e-3, "peft": "lora", "peft_rank": 8},
+    "lora": {"learning_rate": 5e-4, "peft": "lora", "peft_rank": 8},
 }
 SCORES = {"AIS mSA": "mSA of automatic segmentation", "box": "IoU from one box", "point": "IoU from one point"}
 
@@ -75,30 +74,21 @@ def score(model: str, checkpoint: Path | None, test: list) -> dict[str, float]:
 
 
 def train(
-    name: str, method: str, model: str, pairs: list, minutes: float, most_steps: int, folder: Path
+    name: str, method: str, model: str, pairs: list, minutes: int, most_steps: int, folder: Path
 ) -> tuple[Path, int, float]:
     """Train for a time; returns the exported model, the steps made and the minutes they took."""
     data = TrainingData(images=[x for x, _ in pairs], labels=[y for _, y in pairs])
-    shared = TrainingSettings(
+    settings = TrainingSettings(
         name=name, model_type=model, patch_shape=pairs[0][0].shape[:2], n_samples=25, early_stopping=None,
         n_objects_per_batch=6, n_sub_iteration=3, n_gradient_rounds=2, n_scored=len(pairs), min_size=10,
-        n_iterations=_MANY, **METHODS[method],
+        n_iterations=most_steps, max_minutes=minutes, **METHODS[method],
     )  # fmt: skip
     output = folder / f"{name}.pt"
-    run = run_training(shared, data, data, save_root=folder, output_path=output)
-    start, steps = None, 0
-    for progress in run:
-        if progress.total != _MANY:
-            continue
-        start = time.monotonic() if start is None else start
-        steps = progress.done
-        if time.monotonic() - start > 60 * minutes or steps >= most_steps:
-            run.close()  # what was learned is kept; the next call only exports and scores it
-    spent = (time.monotonic() - start) / 60
-    drain(
-        run_training(replace(shared, n_iterations=1), data, data, save_root=folder, output_path=output), verbose=False
-    )
-    return output, steps, spent
+    start, end, steps = None, 0.0, 0
+    for progress in run_training(settings, data, data, save_root=folder, output_path=output):
+        if isinstance(progress, TrainingProgress):
+            start, end, steps = start or time.monotonic(), time.monotonic(), progress.done
+    return output, steps, (end - (start or end)) / 60
 
 
 def compare(args: argparse.Namespace) -> dict[str, dict]:
@@ -160,7 +150,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_t_builtin")
     parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 5, 10])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--minutes", type=float, default=5.0, help="training time of each run")
+    parser.add_argument("--minutes", type=int, default=5, help="training time of each run")
     parser.add_argument("--steps", type=int, default=_MANY, help="most training steps of each run")
     parser.add_argument("--n_test", type=int, default=10, help="held-out slices that are scored")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -17,6 +17,7 @@ from torch_em.trainer import DefaultTrainer
 
 from ..errors import ParameterError
 from ..progress import Progress, drain
+from .annealing import Annealing
 from .logger import MetricsFile
 from .modes import evaluating, fix_batch_norm, training_precision
 from .progress import TrainingProgress
@@ -46,6 +47,8 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         settings: Plain values that are stored in the checkpoints and beside them.
         stop: Ends the training when it is set; the epoch that runs is cut short and validated.
         time_limit: Seconds after which it ends in the same way; None for no limit.
+        anneal: Raise the learning rate at first and lower it to nothing until the last iteration or the time limit, see
+            `Annealing`; in the place of a scheduler.
         **kwargs: Arguments of torch-em's ``DefaultTrainer``. ``mixed_precision_dtype`` is bfloat16 by default where the
             device computes it natively, float16 on other GPUs; on other CPUs ``mixed_precision`` has no effect.
     """
@@ -60,6 +63,7 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         settings: dict[str, Any] | None = None,
         stop: threading.Event | None = None,
         time_limit: float | None = None,
+        anneal: bool = False,
         **kwargs: Any,
     ) -> None:
         if gradient_accumulation < 1:
@@ -69,6 +73,7 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         )
         kwargs.setdefault("logger", None)
         super().__init__(**kwargs)
+        self.annealing = Annealing(self.optimizer) if anneal else None
         self.seed, self.gradient_accumulation = seed, gradient_accumulation
         self.save_interval, self.clip_gradients = save_interval, clip_gradients
         self.freeze_batch_norm, self.settings = freeze_batch_norm, dict(settings or {})
@@ -79,6 +84,7 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         self._step_in_epoch = 0
         self._resume_state: dict[str, Any] | None = None
         self._started = 0.0
+        self._share_at_start = 0.0
         self._losses: dict[str, float] = {}
 
     # -- what a kind of training has to say
@@ -164,6 +170,7 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         if start is not None and (load_from_checkpoint is not None or start.exists()):
             self.load_checkpoint(start)
         self._started = time.monotonic()
+        self._share_at_start = 0.0 if self.annealing is None else self.annealing.share
         try:
             while self._iteration < self.max_iteration and not self._is_stopped():
                 yield from self._epoch_steps()
@@ -252,7 +259,17 @@ class ResumableTrainer(StoredTraining, DefaultTrainer):
         if self.logger is not None:
             self.logger.log_step("train", self._iteration, self._losses, self.optimizer.param_groups[0]["lr"])
 
+    def _anneal(self) -> None:
+        if self.annealing is None:
+            return
+        share = self._iteration / self.max_iteration
+        if self.time_limit is not None:
+            spent = (time.monotonic() - self._started) / self.time_limit
+            share = max(share, self._share_at_start + (1 - self._share_at_start) * spent)
+        self.annealing.step(share)
+
     def _step_optimizer(self) -> None:
+        self._anneal()
         parameters = self.trained_parameters()
         if self.scaler is None:
             if self.clip_gradients is not None:

@@ -28,7 +28,9 @@ __all__ = ["RunResult", "TrainingData", "run_training", "training_folder"]
 
 logger = logging.getLogger(__name__)
 
-_MAY_CHANGE = ("n_epochs", "n_iterations", "early_stopping", "n_scored", "num_workers", "save_every_kth_epoch")
+_MAY_CHANGE = (
+    "n_epochs", "n_iterations", "max_minutes", "early_stopping", "n_scored", "num_workers", "save_every_kth_epoch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

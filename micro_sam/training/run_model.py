@@ -89,6 +89,8 @@ def make_trainer(
         "decoder": "light" if get_spec(start.model_type).encoder == "vit_t" else "unetr", "stop": stop,
         "time_limit": None if settings.max_minutes is None else 60 * settings.max_minutes, **start.model_kwargs,
     }  # fmt: skip
+    if settings.is_annealed():
+        common |= {"anneal": True, "scheduler_class": None}
     if settings.segmentation_decoder == "only":
         loss = distance_loss()
         return make_instance_trainer(**common, loss=loss, metric=loss)

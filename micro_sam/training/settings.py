@@ -17,6 +17,7 @@ from ..models.spec import get_spec, training_configurations
 PEFT_METHODS = ("none", "lora", "fact", "ssf", "adaptformer", "attention", "bias", "layer_norm", "last_blocks")
 DECODERS = ("instances", "none", "only")
 FREEZABLE = ("image_encoder", "prompt_encoder", "mask_decoder")
+SCHEDULES = ("plateau", "cosine")
 
 _SURGERY = {
     "lora": "LoRASurgery",
@@ -75,6 +76,10 @@ class TrainingSettings:
         10, "Patience", "Stop after this many epochs without a better validation.", (1, None), optional=True
     )
     learning_rate: float = _setting(1e-5, "Learning rate", "Step size of the optimizer.", (1e-9, 1.0))
+    schedule: str | None = _setting(
+        None, "Schedule", "plateau: lower the rate when validation stands still. cosine: raise it at first and bring it to "
+        "nothing at the end; this where minutes or iterations are given, if left open.", choices=SCHEDULES, optional=True,
+    )  # fmt: skip
     batch_size: int = _setting(1, "Batch size", "Patches in a batch.", (1, 256))
     gradient_accumulation: int = _setting(
         1, "Accumulated batches", "Batches whose gradients are added up before a step.", (1, 1024), group="memory"
@@ -162,6 +167,11 @@ class TrainingSettings:
         if blocks is not None:
             arguments["attention_layers_to_update"] = list(blocks)
         return {**arguments, "quantize": True} if self.quantize else arguments
+
+    def is_annealed(self) -> bool:
+        """Whether the learning rate goes to nothing at an end that is known."""
+        is_short = self.max_minutes is not None or self.n_iterations is not None
+        return self.schedule == "cosine" or (self.schedule is None and is_short)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

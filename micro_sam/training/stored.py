@@ -10,6 +10,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..models.export import save_checkpoint
+from .annealing import Annealing
 from .logger import MetricsFile
 from .reproducible import random_state
 
@@ -25,6 +26,7 @@ class StoredTraining:
     device: torch.device
     scaler: Any
     lr_scheduler: Any
+    annealing: Annealing | None
     gradient_accumulation: int
     settings: dict[str, Any]
     best_metric: float
@@ -67,6 +69,8 @@ class StoredTraining:
             state["scaler_state"] = self.scaler.state_dict()
         if self.lr_scheduler is not None:
             state["scheduler_state"] = _scheduler_state(self.lr_scheduler)
+        if self.annealing is not None:
+            state["annealed_share"] = self.annealing.share
         if self._step_in_epoch % self.gradient_accumulation:
             state["gradients"] = [p.grad for p in self.trained_parameters()]
         save_checkpoint(state, Path(self.checkpoint_folder, f"{name}.pt"))
@@ -89,6 +93,8 @@ class StoredTraining:
                 self.scaler.load_state_dict(state["scaler_state"])
             if self.lr_scheduler is not None and "scheduler_state" in state:
                 self.lr_scheduler.load_state_dict(state["scheduler_state"])
+            if self.annealing is not None:
+                self.annealing.resume(state.get("annealed_share", 0.0))
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(

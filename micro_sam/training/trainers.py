@@ -22,7 +22,7 @@ from .util import ConvertToSamInputs, get_trainable_sam_model
 
 _TRAINER_OPTIONS = (
     "seed", "gradient_accumulation", "save_interval", "clip_gradients", "freeze_batch_norm", "mixed_precision",
-    "mixed_precision_dtype", "log_image_interval", "settings", "stop", "time_limit",
+    "mixed_precision_dtype", "log_image_interval", "settings", "stop", "time_limit", "anneal",
 )  # fmt: skip
 _SAM_OPTIONS = ("n_gradient_rounds", "objects_per_pass", "mask_loss")
 _RUN_OPTIONS = (

@@ -115,7 +115,12 @@ def test_time_limits_end_a_training(data, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 40))
     monkeypatch.setattr("micro_sam.training.resumable.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     result = drain(_run(data, tmp_path, n_iterations=50, max_minutes=2, n_scored=0))
-    assert torch.load(result.checkpoint_folder / "latest.pt", weights_only=True)["iteration"] < 5
+    latest = torch.load(result.checkpoint_folder / "latest.pt", weights_only=True)
+    assert latest["iteration"] < 5
+    # the rate has come down by then, although only a tenth of the iterations were made
+    assert latest["annealed_share"] > 0.5 and latest["optimizer_state"]["param_groups"][0]["lr"] < 0.5e-5
+    longer = drain(_run(data, tmp_path, n_iterations=50, max_minutes=4, n_scored=0))  # more time may be given
+    assert torch.load(longer.checkpoint_folder / "latest.pt", weights_only=True)["iteration"] > latest["iteration"]
 
 
 def test_the_only_image_is_cut_where_objects_are_on_both_sides():

@@ -71,10 +71,15 @@ def test_losses_fall_when_the_same_patch_is_learned(make_loader, tmp_path):
     assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3])
 
 
-def test_a_broken_run_ends_as_an_unbroken_one(make_loader, tmp_path):
+EACH_EPOCH = {"scheduler_class": torch.optim.lr_scheduler.ExponentialLR, "scheduler_kwargs": {"gamma": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "schedule", [EACH_EPOCH, {"anneal": True, "scheduler_class": None}], ids=["epochs", "annealed"]
+)
+def test_a_broken_run_ends_as_an_unbroken_one(make_loader, tmp_path, schedule):
     """Stopped in the middle of accumulated gradients, at the end of an epoch and in the middle of another."""
-    options = {**ENCODER_FROZEN, "gradient_accumulation": 2, "scheduler_class": torch.optim.lr_scheduler.ExponentialLR}
-    options["scheduler_kwargs"] = {"gamma": 0.5}
+    options = {**ENCODER_FROZEN, "gradient_accumulation": 2, **schedule}
     for _ in _trainer(make_loader, tmp_path / "whole", **options).steps(iterations=6):
         pass
     for n_steps in (1, 3, 1, 100):
