@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from micro_sam.sam_annotator.widgets.automatic_widget import AutomaticWidget
 from micro_sam.sam_annotator.widgets.commit_widget import CommitWidget
 from micro_sam.sam_annotator.widgets.edit_widget import EditWidget
 from micro_sam.sam_annotator.widgets.embedding_widget import EmbeddingWidget
-from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Folded, Section, button
+from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Folded, Section, button, caption
 from micro_sam.sam_annotator.widgets.restore_banner import RestoreBanner
 from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
@@ -92,6 +92,13 @@ class AnnotatorPanel(QWidget):
         made = Folded(title, content)
         if tooltip is not None:
             made.toggleButton().setToolTip(tooltip)
+        self._add_to(section, made)
+        return made
+
+    def add_note(self, text: str, section: Section | None = None) -> QLabel:
+        """Say something in a section, by default in the last one."""
+        made = caption(text)
+        made.setToolTip(text)
         self._add_to(section, made)
         return made
 
