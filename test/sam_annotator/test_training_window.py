@@ -74,6 +74,10 @@ def test_annotate_finetune_and_go_on_annotating(open_both, nuclei, tmp_path, mak
     window.press(training.use)
     window.wait(lambda: window.session.predictor is not before and not window.controller.jobs.is_running(), 60)
     assert window.session.predictor.model_name == "my_model"
+    box = window.widget.embedding
+    assert box.model.currentText() == result.output_path.name == "my_model.pt"
+    assert str(result.output_path) in box.model.toolTip() and box.weights.path() == str(result.output_path)
+    assert box.compute.text() == "Embeddings are ready ✓"
     assert not np.array_equal(_weights(window.session.predictor), _weights(before))
     np.testing.assert_array_equal(window.labels("committed"), labels)
     assert window.session.history.last is steps and window.session.image.shape == image.shape
@@ -93,6 +97,16 @@ def test_annotate_finetune_and_go_on_annotating(open_both, nuclei, tmp_path, mak
     other = Window(viewer, viewer.window._qt_window.findChild(AnnotatorPanel))
     other.ready()
     assert other.session.predictor.model_name == "my_model"
+    assert other.widget.embedding.model.currentText() == "my_model.pt"
+
+    # A registered model, chosen in the box, is what is used then
+    embedding = other.widget.embedding
+    embedding.model.setCurrentText("vit_t_builtin")
+    assert embedding.compute.text() == "Compute embeddings"
+    other.press(embedding.compute)
+    other.wait(lambda: other.session.predictor.model_name == "vit_t_builtin")
+    other.ready()
+    assert embedding.model.currentText() == "vit_t_builtin" and embedding.weights.path() is None
     other.controller.close()
 
 

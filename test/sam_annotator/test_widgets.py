@@ -84,6 +84,33 @@ def test_the_model_and_how_to_embed_are_chosen(show):
     assert widget.model_choice().decoder_path is None
 
 
+def test_a_model_file_of_ones_own_is_shown_as_the_model(show, qtbot):
+    widget = show(EmbeddingWidget())
+    count, registered = widget.model.count(), widget.model.currentText()
+    widget.set_model(ModelChoice(checkpoint_path="/data/models/my_nuclei.pt", device="cpu"))
+    assert widget.model.currentText() == "my_nuclei.pt" and "/data/models/my_nuclei.pt" in widget.model.toolTip()
+    assert widget.model_choice() == ModelChoice(checkpoint_path="/data/models/my_nuclei.pt", device="cpu")
+
+    # A registered model takes its place, and one can go back
+    with qtbot.waitSignal(widget.model_changed):
+        widget.model.setCurrentText("vit_t_builtin")
+    assert widget.model_choice() == ModelChoice("vit_t_builtin", device="cpu") and widget.weights.path() is None
+    assert "my_nuclei" not in widget.model.toolTip()
+    with qtbot.waitSignal(widget.model_changed):
+        widget.model.setCurrentText("my_nuclei.pt")
+    assert widget.model_choice().checkpoint_path == "/data/models/my_nuclei.pt"
+
+    # Typed by hand; the file says which encoder it holds
+    with qtbot.waitSignal(widget.model_changed):
+        widget.weights.line.setText("/elsewhere/other.pt")
+    assert widget.model.currentText() == "other.pt" and widget.model.count() == count + 1
+    assert widget.model_choice() == ModelChoice(checkpoint_path="/elsewhere/other.pt", device="cpu")
+    with qtbot.waitSignal(widget.model_changed):
+        widget.weights.line.clear()
+    assert widget.model.currentText() == "vit_t_builtin" != registered and widget.model.count() == count
+    assert widget.model_choice() == ModelChoice("vit_t_builtin", device="cpu")
+
+
 def test_the_button_computes_and_then_cancels(show, qtbot):
     widget = show(EmbeddingWidget())
     with qtbot.waitSignal(widget.compute_requested):

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class ModelChoice:
         """The same from paths and a `torch.device`, as functions take them."""
         texts = (None if value is None else str(value) for value in (checkpoint_path, decoder_path, device))
         return cls(model_type, *texts, *more)
+
+    @property
+    def shown_name(self) -> str:
+        """What the model is called in the window: its registered name, or the name of one's own file."""
+        return self.model_type if self.checkpoint_path is None else Path(self.checkpoint_path).name
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,11 @@ Work = Generator["Progress | Ready", None, Any]
 
 def iter_load_model(choice: ModelChoice) -> Generator[Progress, None, SamPredictor]:
     """Load a model; a download can be watched and cancelled."""
-    text = f"Load the model {choice.model_type}"
-    yield Progress(0, 0, text)
+    yield Progress(0, 0, f"Load the model {choice.shown_name}")
     loading = _InThread(lambda bar: _load(choice, bar))
     try:
         while (progress := loading.poll()) is not None:
-            yield Progress(*progress, f"Download the model {choice.model_type}")
+            yield Progress(*progress, f"Download the model {choice.shown_name}")
     finally:
         loading.cancelled.set()
     return loading.result()

@@ -18,10 +18,11 @@ from qtpy.QtWidgets import (
 )
 
 from micro_sam.models.device import available_devices
-from micro_sam.models.spec import default_model, get_spec, model_names
+from micro_sam.models.spec import DEFAULT_MODEL, default_model, get_spec, model_names
 from micro_sam.sam_annotator.session.loading import EmbeddingChoice, ModelChoice
 from micro_sam.sam_annotator.widgets.parts import Folded, Section, button, quietly
 
+_MODEL_HELP = "The model. Names with lm are for light, with em for electron microscopy."
 _GROUPS = ("bundled", "current", "medical", "previous")
 _TILINGS = ("automatic", "none", "own")
 _TILING_TEXTS = {"automatic": "Automatic", "none": "Whole image", "own": "Own tiles"}
@@ -38,8 +39,9 @@ class EmbeddingWidget(Section):
     def __init__(self) -> None:
         super().__init__("1  Image and model", "Choose what to annotate, and let the model look at it once.")
         self._running = False
+        self._given, self._registered = ModelChoice(), default_model()
         self.image = _combo("The image layer that is annotated.")
-        self.model = _combo("The model. Names with lm are for light, with em for electron microscopy.")
+        self.model = _combo(_MODEL_HELP)
         for name in model_names(*_GROUPS):
             self.model.addItem(name)
             self.model.setItemData(self.model.count() - 1, _model_help(name), Qt.ItemDataRole.ToolTipRole)
@@ -60,8 +62,9 @@ class EmbeddingWidget(Section):
             lambda: (self.cancel_requested if self._running else self.compute_requested).emit()
         )
         self.image.currentTextChanged.connect(self.image_chosen)
-        for signal in (self.model.currentTextChanged, self.device.currentTextChanged, self.weights.line.textChanged):
-            signal.connect(lambda _: self.model_changed.emit())
+        self.model.currentIndexChanged.connect(lambda _: self._on_model_chosen())
+        self.weights.line.textChanged.connect(lambda _: self._on_weights())
+        self.device.currentTextChanged.connect(lambda _: self.model_changed.emit())
 
     def _settings(self) -> QWidget:
         content = QWidget()
@@ -70,7 +73,7 @@ class EmbeddingWidget(Section):
         form.setVerticalSpacing(3)
         self.device = _combo("Where the model computes; automatic takes a GPU if there is one.")
         self.device.addItems(["automatic", *available_devices()])
-        self.weights = PathInput("A model file of your own, with an encoder of the kind chosen above.", "A model file")
+        self.weights = PathInput("A model file of your own; it is the model that is shown above then.", "A model file")
         self.store = PathInput(
             "A folder (.zarr) where embeddings are kept, so that the image opens at once next time.",
             "In memory",
@@ -113,30 +116,52 @@ class EmbeddingWidget(Section):
 
     def model_choice(self) -> ModelChoice:
         """The model that is chosen."""
-        device = self.device.currentText()
-        weights = self.weights.path()
-        decoder = self._decoder_path if weights == self._weights_given else None
-        return ModelChoice(
-            self.model.currentText(), weights, decoder, None if device == "automatic" else device, self._precision
-        )
-
-    _decoder_path: str | None = None
-    _weights_given: str | None = None
-    _precision: str = "auto"
+        device, weights, given = self.device.currentText(), self.weights.path(), self._given
+        name = self.model.currentText() if weights is None else DEFAULT_MODEL  # a file says itself what it holds
+        decoder = None
+        if weights is not None and weights == given.checkpoint_path:
+            name, decoder = given.model_type, given.decoder_path
+        return ModelChoice(name, weights, decoder, None if device == "automatic" else device, given.precision)
 
     def set_model(self, choice: ModelChoice) -> None:
         """Show this choice; nothing is announced."""
+        self._given = choice
         with quietly(self.model, self.device, self.weights.line):
-            if self.model.findText(choice.model_type) < 0:
-                self.model.addItem(choice.model_type)
-            self.model.setCurrentText(choice.model_type)
+            if choice.checkpoint_path is None:
+                if self.model.findText(choice.model_type) < 0:
+                    self.model.addItem(choice.model_type)
+                self._registered = choice.model_type
             device = choice.device or "automatic"
             if self.device.findText(device) < 0:
                 self.device.addItem(device)
             self.device.setCurrentText(device)
             self.weights.line.setText(choice.checkpoint_path or "")
-        self._decoder_path, self._weights_given = choice.decoder_path, choice.checkpoint_path
-        self._precision = choice.precision
+            self._show_weights()
+
+    def _on_weights(self) -> None:
+        with quietly(self.model):
+            self._show_weights()
+        self.model_changed.emit()
+
+    def _on_model_chosen(self) -> None:
+        """A registered model takes the place of own weights; these stay in the list."""
+        own = self.model.currentData()
+        self._registered = self._registered if own else self.model.currentText()
+        with quietly(self.weights.line):
+            self.weights.line.setText(own or "")
+        self.model.setToolTip(_own_help(own) if own else _MODEL_HELP)
+        self.model_changed.emit()
+
+    def _show_weights(self) -> None:
+        """Show the file of own weights as the model, or the registered model if there is none."""
+        own, there = self.weights.path(), self.model.itemData(0)
+        if there is not None:
+            self.model.removeItem(0)
+        if own is not None:
+            self.model.insertItem(0, ModelChoice(checkpoint_path=own).shown_name, own)
+            self.model.setItemData(0, _own_help(own), Qt.ItemDataRole.ToolTipRole)
+        self.model.setCurrentIndex(0 if own is not None else self.model.findText(self._registered))
+        self.model.setToolTip(_MODEL_HELP if own is None else _own_help(own))
 
     def embedding_choice(self) -> EmbeddingChoice:
         """How embeddings are to be computed."""
@@ -229,6 +254,10 @@ def _pair(value: int, tooltip: str) -> QWidget:
 def _values(pair: QWidget) -> tuple[int, int]:
     first, second = pair.findChildren(QSpinBox)
     return first.value(), second.value()
+
+
+def _own_help(path: str) -> str:
+    return f"A model file of your own: {path}"
 
 
 def _model_help(name: str) -> Any:
