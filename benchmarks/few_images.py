@@ -1,14 +1,14 @@
 """How much a model learns from 1, 2, 5 or 10 images, by full, decoder-only and LoRA finetuning: table and plot.
 
     python benchmarks/few_images.py --image VOLUME.tif --labels LABELS.tif --output FOLDER [--minutes 5]
-        [--steps 24] [--counts 1 2 5 10] [--methods full decoder lora] [--model vit_t_builtin]
+        [--steps 24] [--frame 512] [--counts 1 2 5 10] [--methods full decoder lora] [--model vit_t_builtin]
 
 The images are slices of an annotated volume (ZYX) the model has never seen, or the images of a folder pair. The last third is
 kept for the test and looked at by nothing else; training images are spread over the first half, so that a slice of the
-test is no neighbour of one that was trained on. Every run has the same time, or the same number
-of steps. The best checkpoint and the
-post-processing parameters are chosen on the training images alone. Runs that are finished are not done again; a run that
-was killed goes on where it was. Before each comparison the untouched model is scored on the same test.
+test is no neighbour of one that was trained on. Every run has the same time, or the same number of steps. The best
+checkpoint and the post-processing parameters are chosen on the training images alone. In a smaller frame the network sees
+a part of an image, magnified as the whole image is in use: steps are faster in proportion to the area. Runs that are
+finished are not done again; a run that was killed goes on where it was. The untouched model is scored on the same test.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from micro_sam.evaluation.interactive import interactive_ious
 from micro_sam.io import replacing
 from micro_sam.training import TrainingData, TrainingSettings, run_training
 from micro_sam.training.progress import TrainingProgress
+from micro_sam.training.run_model import FRAME
 from micro_sam.util import load_image_data, precompute_image_embeddings, set_precomputed
 
 METHODS = {
@@ -74,14 +75,15 @@ def score(model: str, checkpoint: Path | None, test: list) -> dict[str, float]:
 
 
 def train(
-    name: str, method: str, model: str, pairs: list, minutes: int, most_steps: int, folder: Path
+    name: str, method: str, model: str, pairs: list, minutes: int, most_steps: int, frame: int, folder: Path
 ) -> tuple[Path, int, float]:
     """Train for a time; returns the exported model, the steps made and the minutes they took."""
     data = TrainingData(images=[x for x, _ in pairs], labels=[y for _, y in pairs])
+    patch = tuple(round(side * frame / FRAME) for side in pairs[0][0].shape[:2])
     settings = TrainingSettings(
-        name=name, model_type=model, patch_shape=pairs[0][0].shape[:2], n_samples=25, early_stopping=None,
+        name=name, model_type=model, patch_shape=patch, n_samples=25, early_stopping=None,
         n_objects_per_batch=6, n_sub_iteration=3, n_gradient_rounds=2, n_scored=len(pairs), min_size=10,
-        n_iterations=most_steps, max_minutes=minutes, **METHODS[method],
+        n_iterations=most_steps, max_minutes=minutes, frame=frame, **METHODS[method],
     )  # fmt: skip
     output = folder / f"{name}.pt"
     start, end, steps = None, 0.0, 0
@@ -105,7 +107,7 @@ def compare(args: argparse.Namespace) -> dict[str, dict]:
             if name in results:
                 continue
             output, steps, minutes = train(
-                name, method, args.model, spread(pool, count), args.minutes, args.steps, args.output
+                name, method, args.model, spread(pool, count), args.minutes, args.steps, args.frame, args.output
             )
             results[name] = {**score(args.model, output, test), "steps": steps, "minutes": round(minutes, 1)}
             with replacing(path) as temporary:
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--minutes", type=int, default=5, help="training time of each run")
     parser.add_argument("--steps", type=int, default=_MANY, help="most training steps of each run")
+    parser.add_argument("--frame", type=int, default=FRAME, help="side of the encoder's frame in training")
     parser.add_argument("--n_test", type=int, default=10, help="held-out slices that are scored")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

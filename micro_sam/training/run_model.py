@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from ..errors import ParameterError
 from ..models.cache import checkpoint_location
 from ..models.decoder_adapter import build_decoder
 from ..models.device import get_device
@@ -23,6 +24,9 @@ from .export import export_instance_segmentation_model, export_trained_model
 from .resumable import ResumableTrainer
 from .settings import TrainingSettings
 from .trainers import distance_loss, make_instance_trainer, make_sam_trainer
+
+FRAME = 1024
+"""Side of the square that images are enlarged to in use."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,21 @@ def starting_point(
 ) -> StartingPoint:
     """What settings and hardware say; see `run_training` for the arguments."""
     values = _values(settings, device)
+    model_kwargs = {**(model_kwargs or {}), **_frame(settings.frame, values["model_type"])}
     checkpoint = None if checkpoint_path is None else os.fspath(checkpoint_path)
-    return StartingPoint(values["model_type"], checkpoint, get_device(device), dict(model_kwargs or {}), values)
+    return StartingPoint(values["model_type"], checkpoint, get_device(device), model_kwargs, values)
+
+
+def _frame(side: int | None, model_type: str) -> dict[str, Any]:
+    """The size of the encoder's frame; only networks without position embedding are the same in every frame."""
+    if side is None:
+        return {}
+    encoder = get_spec(model_type).encoder
+    if side % 64 or (encoder != "vit_t" and side != FRAME):
+        raise ParameterError(
+            f"frame is a multiple of 64, and {FRAME} for all encoders but vit_t, got {side} for {model_type} ({encoder})."
+        )
+    return {"image_size": side}
 
 
 def _values(settings: TrainingSettings, device: Any) -> dict[str, Any]:

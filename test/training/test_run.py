@@ -111,6 +111,22 @@ def test_a_training_that_is_stopped_before_its_first_step_gives_the_model_it_beg
     assert "neither better nor worse" in result.verdict
 
 
+def test_a_model_that_was_trained_in_a_smaller_frame_is_used_in_the_usual_one(data, images, tmp_path):
+    settings = TrainingSettings(**{"name": "cells", **SMALL, "frame": 128})
+    work = run_training(settings, data, save_root=tmp_path, device="cpu")
+    result = drain(work)
+    predictor = get_sam_model(checkpoint_path=result.output_path, device="cpu")
+    assert predictor.model.image_encoder.img_size == 1024
+    predictor.set_image(np.repeat(images[0][0][..., None], 3, axis=2))
+    assert predictor.features.shape == (1, 256, 64, 64)
+
+
+@pytest.mark.parametrize(("model", "frame"), [("vit_b", 512), ("vit_t_builtin", 500)])
+def test_frames_that_a_network_cannot_be_used_with_are_refused(model, frame):
+    with pytest.raises(ParameterError, match=f"multiple of 64, and 1024 .* got {frame} for {model}"):
+        starting_point(TrainingSettings(model_type=model, frame=frame), device="cpu")
+
+
 def test_time_limits_end_a_training(data, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 40))
     monkeypatch.setattr("micro_sam.training.resumable.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
