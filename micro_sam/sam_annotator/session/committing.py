@@ -12,10 +12,11 @@ from micro_sam.sam_annotator.session.diff import Diff
 from micro_sam.sam_annotator.session.objects import ObjectEdits
 from micro_sam.sam_annotator.session.options import Options
 from micro_sam.sam_annotator.session.prompts import Prompts
+from micro_sam.sam_annotator.session.reviewing import Reviewing
 from micro_sam.sam_annotator.session.state import COMMITTED, CURRENT, OF_CURRENT, START, count
 
 
-class Committing(ObjectEdits):
+class Committing(ObjectEdits, Reviewing):
     """Committing the current objects, and clearing them."""
 
     options: Options
@@ -61,7 +62,7 @@ class Committing(ObjectEdits):
 
     def _commit_values(self, key: str, done: edits.Commit) -> dict[str, Any]:
         """The values that change with a commit."""
-        return {"prompts": Prompts()} if key == CURRENT else {}
+        return {"prompts": Prompts()} if key == CURRENT else self._committed_values(key, done.ids)
 
     def _cleared_values(self) -> dict[str, Any]:
         """The values when there are no annotations."""
@@ -78,7 +79,7 @@ class Committing(ObjectEdits):
         self.do(
             "commit",
             f"Corrected object {label}",
-            self._cleared_values(),
+            {**self._cleared_values(), **self._corrected_values(key, label)},
             [written, *self._all_emptied(CURRENT)],
             details,
         )

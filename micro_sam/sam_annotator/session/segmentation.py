@@ -112,11 +112,28 @@ def segment(predictor: SamPredictor, embeddings: ImageEmbeddings, request: Reque
     shape = embedding_access.image_shape(embeddings)
     wanted = object_prompts(request, shape)
     found: list[Instance | None] = [None] * len(wanted)
-    for tile, which in _by_tile(wanted, embeddings):
-        embedding_access.activate(predictor, embeddings, request.i, None if tile is None else tile.index)
-        for k, instance in _decode([(k, wanted[k]) for k in which], predictor, tile):
-            found[k] = tidied(instance, wanted[k]) if request.tidy else instance
+    for k, instance in iter_decode(predictor, embeddings, wanted, request.i):
+        found[k] = tidied(instance, wanted[k]) if request.tidy else instance
     return Segmentation(request, tuple(found))
+
+
+def iter_decode(
+    predictor: SamPredictor, embeddings: ImageEmbeddings, wanted: Sequence[ObjectPrompt], i: int | None = None
+) -> Iterator[tuple[int, Instance | None]]:
+    """Decode the prompts of any number of objects in batches; yields which of them, and its mask.
+
+    Args:
+        predictor: The model. Its image is replaced.
+        embeddings: Of the image, volume or time series; tiles that the prompts need must be there.
+        wanted: The prompts of the objects, all in one plane.
+        i: The slice or frame, None in an image.
+
+    Raises:
+        StoreError: The embeddings at this place were not computed yet.
+    """
+    for tile, which in _by_tile(wanted, embeddings):
+        embedding_access.activate(predictor, embeddings, i, None if tile is None else tile.index)
+        yield from _decode([(k, wanted[k]) for k in which], predictor, tile)
 
 
 def object_prompts(request: Request, shape: tuple[int, int]) -> list[ObjectPrompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -104,7 +105,11 @@ class AnnotationSession(Asking, Committing):
         )
         diff = Diff.between(key, tuple(first), target, labels.astype(target.dtype))
         if diff is not None:
-            self.do(kind, text, diffs=[diff], details={**details, **(self._model_name() if key == AUTO else {})})
+            model = self._model_name() if key == AUTO else {}
+            self.do(kind, text, self._replaced_values(key), [diff], {**details, **model})
+
+    def _reviewer(self) -> Mapping[str, Any]:
+        return self._model_name()
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Go on where an earlier session of this image stopped; see `SessionState.resume_journal`."""

@@ -16,6 +16,7 @@ from micro_sam.sam_annotator.session.history import History, Step
 from micro_sam.sam_annotator.session.journal import Journal, Record
 from micro_sam.sam_annotator.session.keeps_journal import KeepsJournal
 from micro_sam.sam_annotator.session.prompts import Prompts, rounded, what_changed
+from micro_sam.sam_annotator.session.review import Review, Verdicts, verdicts_from_json, verdicts_to_json
 
 CURRENT, AUTO, COMMITTED, START = "current", "auto", "committed", "start"
 #: Where the current object was painted by hand; and by slice how sure it is where it came from other slices, 0 elsewhere.
@@ -53,6 +54,8 @@ CODECS: dict[str, Codec] = {
         lambda value: None if value is None else asdict(value),
         lambda value: None if value is None else Correction(**value),
     ),
+    "review": Codec(Review.to_json, Review.from_json),
+    "verdicts": Codec(verdicts_to_json, verdicts_from_json),
 }
 
 
@@ -63,6 +66,8 @@ class SessionState(KeepsJournal):
     Attributes:
         prompts: The prompts.
         correcting: The object that is being corrected, None otherwise.
+        review: Objects by doubt, for review.
+        verdicts: What was decided about them.
         labels: The label arrays by key; their content changes in place.
         history: What can be undone and redone.
         generation: Counts every change; an answer computed for an earlier generation is out of date.
@@ -71,6 +76,8 @@ class SessionState(KeepsJournal):
 
     prompts: Prompts = field(default_factory=Prompts)
     correcting: Correction | None = None
+    review: Review = field(default_factory=Review)
+    verdicts: Verdicts = field(default_factory=dict)
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
     codecs: ClassVar[Mapping[str, Codec]] = CODECS
@@ -96,6 +103,7 @@ class SessionState(KeepsJournal):
         self.history, self.origins, self._number, self._transient = History(), {}, 1, None
         self.generation += 1
         self.prompts, self.correcting = Prompts(), None
+        self.review, self.verdicts = Review(), {}
         self.stepped.emit()
 
     def adopt(self, name: str, array: np.ndarray) -> str:

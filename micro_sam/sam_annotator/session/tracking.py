@@ -154,7 +154,7 @@ class TrackingSession(Certainty, TrackPrompting):
         free = (drawn != 0) & (block == 0)
         block[free] = drawn[free]
         ids = sorted(ids_of(block[free]))
-        values = self._cleared_values()
+        values = {**self._cleared_values(), **self._corrected_values(key, label)}
         name = {COMMITTED: "lineage", AUTO: "auto_lineage"}.get(key)
         if name is not None:
             values[name] = self._corrected_lineage(getattr(self, name), label)
@@ -241,6 +241,7 @@ class TrackingSession(Certainty, TrackPrompting):
         whole = tuple(slice(0, n) for n in labels.shape)
         diff = Diff.between(key, whole, self.labels[key], labels.astype(self.labels[key].dtype))
         values: dict[str, Any] = {"lineage" if key == COMMITTED else "auto_lineage": lineage}
+        values |= self._replaced_values(key)
         if key == COMMITTED and not self.labels[CURRENT].any() and not self.prompts:
             values["draft"] = Draft((int(labels.max(initial=0)) + 1,))
         extra = self._model_name() if key == AUTO else {}
