@@ -15,6 +15,7 @@ from micro_sam.sam_annotator.jobs import JobRunner, ThreadedJobs
 from micro_sam.sam_annotator.layers import (
     IMAGE_NAME,
     LABEL_NAMES,
+    OUTLINE_NAME,
     POINTS_NAME,
     SHAPES_NAME,
     AnnotatorLayers,
@@ -180,7 +181,7 @@ def _labels_to_take_over(viewer: napari.Viewer) -> np.ndarray | None:
 
 def _remove_left_overs(viewer: napari.Viewer) -> None:
     """Remove the layers of an annotator that was closed; committed labels that hold something are renamed."""
-    for name in (*LABEL_NAMES.values(), POINTS_NAME, SHAPES_NAME):
+    for name in (*LABEL_NAMES.values(), POINTS_NAME, SHAPES_NAME, OUTLINE_NAME):
         if name not in viewer.layers:
             continue
         layer = viewer.layers[name]

@@ -13,8 +13,8 @@ from micro_sam.sam_annotator.control.base import EMBEDDINGS, MODEL, shown
 from micro_sam.sam_annotator.control.images import ImageControl
 from micro_sam.sam_annotator.control.models import ModelControl
 from micro_sam.sam_annotator.control.objects import ObjectControl
-from micro_sam.sam_annotator.control.prompts import PromptControl
 from micro_sam.sam_annotator.control.records import RecordControl
+from micro_sam.sam_annotator.control.review import ReviewControl
 from micro_sam.sam_annotator.hints import Situation, next_step
 from micro_sam.sam_annotator.jobs import JobRunner
 from micro_sam.sam_annotator.keys import Keys
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from micro_sam.sam_annotator.widgets.panel import AnnotatorPanel
 
 
-class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticControl, ObjectControl, RecordControl):
+class AnnotatorController(ImageControl, ModelControl, ReviewControl, AutomaticControl, ObjectControl, RecordControl):
     """One annotator in one viewer.
 
     Args:
@@ -101,6 +101,7 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
         panel, layers, session = self.panel, self.layers, self.session
         return [
             *self._shared_links(),
+            *self._review_links(),
             (panel.segment.tool_chosen, self.use_prompt_tool),
             (panel.segment.toggle_requested, self.toggle_label),
             (panel.segment.segment_requested, self.segment),
@@ -137,15 +138,17 @@ class AnnotatorController(ImageControl, ModelControl, PromptControl, AutomaticCo
             actions[f"Shift-{key}"] = functools.partial(self.act_under_cursor, tool)
         for key, tool in (("X", "split"), ("M", "merge")):
             actions[f"Shift-{key}"] = functools.partial(self.use_edit_tool, tool)
-        return actions
+        return actions | self._review_keys()
 
     def _on_labels(self, key: str, window: tuple) -> None:
         self.layers.refresh(key, window)
+        self._note_labels(key)
 
     def _on_stepped(self) -> None:
         history = self.session.history
         texts = [None if step is None else step.text.lower() for step in (history.last, history.next)]
         self.panel.edit.set_history(*texts)
+        self._show_review()
         self.update_hint()
 
     @shown

@@ -13,7 +13,7 @@ from micro_sam.errors import ParameterError, PromptError
 from micro_sam.multi_dimensional_segmentation.projection import PropagationSettings
 from micro_sam.multi_dimensional_segmentation.volume_settings import volume_arguments
 from micro_sam.progress import Progress
-from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, shown
+from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, REVIEW, shown
 from micro_sam.sam_annotator.control.doubtful import DoubtfulControl
 from micro_sam.sam_annotator.controller import AnnotatorController
 from micro_sam.sam_annotator.hints import Situation
@@ -36,7 +36,7 @@ _PROPAGATION_NAMES = frozenset(item.name for item in fields(PropagationSettings)
 class Controller3d(DoubtfulControl, AnnotatorController):
     """One 3d annotator in one viewer."""
 
-    image_slots: ClassVar[tuple[str, ...]] = (EMBEDDINGS, AUTOMATIC, PROPAGATION)
+    image_slots: ClassVar[tuple[str, ...]] = (EMBEDDINGS, AUTOMATIC, REVIEW, PROPAGATION)
 
     session: VolumeSession
     panel: Annotator3d

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, MODEL, shown
+from micro_sam.sam_annotator.control.base import AUTOMATIC, EMBEDDINGS, MODEL, REVIEW, shown
 from micro_sam.sam_annotator.control.following import FOLLOWING, FollowControl
 from micro_sam.sam_annotator.control.tracks import LOADING, TrackControl
 from micro_sam.sam_annotator.controller import AnnotatorController
@@ -27,9 +27,10 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
 
     session: TrackingSession
     layers: TrackingLayers
-    image_slots = (EMBEDDINGS, AUTOMATIC, FOLLOWING, LOADING)
+    image_slots = (EMBEDDINGS, AUTOMATIC, REVIEW, FOLLOWING, LOADING)
     _to_follow = "track an object with Shift+S first"
     _slice_name = "frame"
+    _reviewed_name = "track"
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._first_click: tuple[str, int] | None = None

@@ -58,5 +58,5 @@ def next_step(now: Situation) -> str:
     if now.has_current:
         return "Commit the object [C], or refine it with more points; T switches to negative ones."
     if now.has_auto:
-        return "Look at the result: commit all, change parameters, or correct single objects [Shift+E]."
+        return "Look at the result: commit all, change parameters, or review the doubtful objects [W]."
     return "Click an object, or draw a box around it."

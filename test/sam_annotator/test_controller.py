@@ -44,6 +44,7 @@ def layers(image):
     ):
         setattr(made, name, getattr(signals, name))
     made.image, made.point_label = None, "positive"
+    made.selected_labels.return_value = None
     made.image_layers.return_value, made.own.return_value = [], []
     made.read_image.return_value = AnnotatedImage.from_array(image)
     made.current_slice.return_value = None
@@ -57,7 +58,7 @@ def controller(layers, predictor, embeddings, tmp_path, monkeypatch):
     signals = MockSignals()
     tools = MagicMock(spec=CanvasTools, clicked=signals.clicked, stroked=signals.stroked, tool=None)
     panel = MagicMock(spec=AnnotatorPanel)
-    for part in ("status", "banner", "embedding", "segment", "automatic", "commit", "edit"):
+    for part in ("status", "banner", "embedding", "segment", "automatic", "commit", "edit", "review", "review_folded"):
         setattr(panel, part, MagicMock())
     panel.embedding.embedding_choice.return_value = EmbeddingChoice()
     panel.later.side_effect = lambda function: function()

@@ -90,7 +90,7 @@ class AutomaticControl(Control):
             "found": found,
         }
         self.session.put(AUTO, labels, f"Segmented automatically: {found} objects", i, kind="automatic", **details)
-        self.say(f"{found} objects found. Commit all, change parameters, or correct single ones [Shift+E].", "done")
+        self.say(f"{found} objects found. Commit all, change parameters, or review the doubtful ones [W].", "done")
 
     def _on_automatic_settings(self) -> None:
         if self.session.has(AUTO):

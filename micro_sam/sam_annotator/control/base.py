@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMBEDDINGS, AUTOMATIC, SAVING, RECOVERY, MODEL = "embeddings", "automatic", "saving", "recovery", "model"
-EXPORTING, IMPORTING = "exporting", "importing"
+EXPORTING, IMPORTING, REVIEW = "exporting", "importing", "review"
 _OTHER_SLOTS = (SAVING, MODEL, EXPORTING, IMPORTING)
 
 
@@ -80,7 +80,7 @@ class Control:
     is_guided: bool = False
 
     #: Jobs that work on the image.
-    image_slots: tuple[str, ...] = (EMBEDDINGS, AUTOMATIC)
+    image_slots: tuple[str, ...] = (EMBEDDINGS, AUTOMATIC, REVIEW)
 
     def journal_beside(self) -> str | os.PathLike | None:
         """What the journal is kept beside; None for the cache."""

@@ -62,7 +62,10 @@ class TrackControl(Control):
         }
         text = f"Tracked automatically: {n_tracks} tracks, {n_divisions} divisions"
         self.session.put_tracks(AUTO, labels, lineage, text, kind="automatic", **details)
-        self.say(f"{n_tracks} tracks and {n_divisions} divisions found. Commit all, or change parameters.", "done")
+        self.say(
+            f"{n_tracks} tracks and {n_divisions} divisions found. Commit all, change parameters, or review [W].",
+            "done",
+        )
 
     # Tracks that exist
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from micro_sam.sam_annotator.layers.base import camera_of, canvas_size
 from micro_sam.sam_annotator.layers.image_part import ImagePart
 from micro_sam.sam_annotator.layers.labels_part import LabelsPart
 from micro_sam.sam_annotator.layers.names import LABEL_NAMES
+from micro_sam.sam_annotator.layers.outline_part import OutlinePart
 from micro_sam.sam_annotator.layers.prompts_part import PromptsPart
 from micro_sam.sam_annotator.session.prompts import Prompts
 from micro_sam.sam_annotator.session.state import COMMITTED
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 
-class AnnotatorLayers(ImagePart, PromptsPart, LabelsPart):
+_LEAST_PART, _GOOD_PART, _MOST_PART = 0.1, 0.25, 0.6  # of the view, for an object that is looked at
+
+
+class AnnotatorLayers(ImagePart, PromptsPart, LabelsPart, OutlinePart):
     """The layers of one annotator in one viewer. It reads what a person does in them, and shows what the session says.
 
     Layers are held by reference, so that they may be renamed. One that is deleted is announced by `lost`.
@@ -50,6 +55,7 @@ class AnnotatorLayers(ImagePart, PromptsPart, LabelsPart):
 
         With ``keeps_committed`` off all layers stay, for the next image of the same kind: making them anew takes seconds.
         """
+        self.remove_outline()
         if not self.keeps_committed:
             self.write_prompts(Prompts())
             return
@@ -81,6 +87,27 @@ class AnnotatorLayers(ImagePart, PromptsPart, LabelsPart):
             place = (*place[: -self.ndim], i, *place[-self.ndim + 1 :])
             self.viewer.dims.set_point(self.viewer.dims.ndim - self.ndim, float(layer.data_to_world(place)[-self.ndim]))
 
+    def look_at(self, window: Sequence[slice], i: int | None = None, zoom: bool = False) -> None:
+        """Move the view to an object.
+
+        Args:
+            window: Where it is.
+            i: Which slice or frame of it to look at; its middle by default.
+            zoom: Also let it fill a good part of the view, if it is much smaller or larger than this.
+        """
+        layer = self.labels.get(COMMITTED) or self.image
+        middle = [(s.start + s.stop - 1) / 2 for s in window]
+        if self.ndim == 3:
+            middle[0] = int(middle[0]) if i is None else i
+            self.go_to(int(middle[0]))
+        camera = camera_of(self.viewer)
+        camera.center = (*tuple(camera.center)[:-2], *(float(v) for v in layer.data_to_world(middle)[-2:]))
+        if zoom:
+            size = max((s.stop - s.start) * scale for s, scale in zip(window[-2:], layer.scale[-2:]))
+            part = size * camera.zoom / min(canvas_size(self.viewer))
+            if not _LEAST_PART < part < _MOST_PART:
+                camera.zoom *= _GOOD_PART / part
+
     def _on_layer_list(self, event: Any) -> None:
         if self._muted:
             return
@@ -101,7 +128,8 @@ class AnnotatorLayers(ImagePart, PromptsPart, LabelsPart):
         self.shapes = None if self.shapes in missing else self.shapes
 
     def close(self) -> None:
-        """Let go of the viewer; the layers stay."""
+        """Let go of the viewer; the layers stay, but not the outline."""
+        self.remove_outline()
         for layer in self.own():
             self._disconnect_from(layer)
         for emitter, listener in self._connections:

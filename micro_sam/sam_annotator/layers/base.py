@@ -97,6 +97,12 @@ class LayersBase(LayerSignals):
             self._connections.remove((emitter, listener))
 
 
+def canvas_size(viewer: Viewer) -> tuple[int, int]:
+    """Height and width of what the viewer shows, in pixels of the screen; it has its own place since napari 0.9."""
+    canvas = getattr(viewer, "canvas", None)
+    return tuple(getattr(viewer, "_canvas_size", (600, 800)) if canvas is None else canvas.size)
+
+
 def camera_of(viewer: Viewer) -> Any:
     """The camera, which has its own place since napari 0.9."""
     return getattr(viewer, "scene", viewer).camera

@@ -9,7 +9,6 @@ import numpy as np
 
 from micro_sam.object_classification.classifier import ObjectClass
 from micro_sam.sam_annotator.layers.annotator_layers import AnnotatorLayers
-from micro_sam.sam_annotator.layers.base import camera_of
 from micro_sam.sam_annotator.session.classification import STROKES
 from micro_sam.sam_annotator.session.image import AnnotatedImage
 
@@ -107,16 +106,6 @@ class ClassifierLayers(AnnotatorLayers):
         """How thick strokes are, in pixels."""
         if STROKES in self.labels:
             self.labels[STROKES].brush_size = size
-
-    def look_at(self, window: Sequence[slice]) -> None:
-        """Move the view to an object."""
-        layer = self.labels.get(STROKES) or self.image
-        middle = [(s.start + s.stop - 1) / 2 for s in window]
-        if self.ndim == 3:
-            self.go_to(int(middle[0]))
-        world = layer.data_to_world(middle)
-        camera = camera_of(self.viewer)
-        camera.center = (*tuple(camera.center)[:-2], *(float(v) for v in world[-2:]))
 
     def retire(self) -> None:
         """Take the layers away: strokes are in the journal."""

@@ -105,6 +105,15 @@ class LabelsPart(LayersBase):
             background = found if key == COMMITTED else background
         return background
 
+    def selected_labels(self) -> Hit | None:
+        """The labels layer that is selected in the layer list; None if another kind of layer is, or the current object."""
+        from napari.layers import Labels
+
+        layer = self.viewer.layers.selection.active
+        if not isinstance(layer, Labels) or layer.multiscale or self._key_of(layer) == CURRENT:
+            return None
+        return Hit(self._key_of(layer), layer.name, 0, ())
+
     def _pixel(self, layer: Labels, position: Sequence[float]) -> tuple[int, ...] | None:
         where = np.round(layer.world_to_data(np.asarray(position)[-layer.ndim :])).astype(int)
         inside = layer.ndim == self.ndim and all(0 <= w < n for w, n in zip(where, layer.data.shape))

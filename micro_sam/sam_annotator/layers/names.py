@@ -13,6 +13,7 @@ POINTS_NAME, SHAPES_NAME = "point_prompts", "prompts"
 #: From the bottom up.
 LABEL_NAMES = {COMMITTED: "committed_objects", AUTO: "auto_segmentation", CURRENT: "current_object"}
 IMAGE_NAME = "image"
+OUTLINE_NAME = "object under review"
 POSITIVE, NEGATIVE = "positive", "negative"
 COLORS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
 

@@ -13,6 +13,7 @@ from micro_sam.sam_annotator.widgets.edit_widget import EditWidget
 from micro_sam.sam_annotator.widgets.embedding_widget import EmbeddingWidget
 from micro_sam.sam_annotator.widgets.parts import PANEL_WIDTH, Folded, Section, button, caption
 from micro_sam.sam_annotator.widgets.restore_banner import RestoreBanner
+from micro_sam.sam_annotator.widgets.review_widget import ReviewWidget
 from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
 
@@ -38,6 +39,7 @@ class AnnotatorPanel(QWidget):
         self.automatic = AutomaticWidget()
         self.commit = CommitWidget()
         self.edit = EditWidget()
+        self.review = ReviewWidget()
         self.sections = QVBoxLayout()
         self.sections.setContentsMargins(0, 0, 4, 0)
         self.sections.setSpacing(5)
@@ -46,6 +48,8 @@ class AnnotatorPanel(QWidget):
         for section in (self.banner, self.embedding, self.segment, self.automatic, self.commit, self.edit, self.more):
             self.sections.addWidget(section)
         self.sections.addStretch(1)
+        tooltip = "Go through all objects, the most doubtful first: keep, correct or delete each."
+        self.review_folded = self.add_folded("Review doubtful objects", self.review, self.edit, tooltip)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 4, 2, 4)
         layout.setSpacing(5)
