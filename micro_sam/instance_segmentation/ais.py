@@ -13,6 +13,7 @@ from micro_sam.errors import ParameterError
 from micro_sam.instance_segmentation.base import Segmenter
 from micro_sam.instance_segmentation.instances import Instance, check_output_mode, make_instance
 from micro_sam.instance_segmentation.settings import AISSettings
+from micro_sam.instance_segmentation.tiled import TiledSegmenter
 from micro_sam.instance_segmentation.watershed import Maps, segment_maps, segment_maps_blockwise
 from micro_sam.labels import object_windows
 from micro_sam.progress import Progress, drain
@@ -164,71 +165,11 @@ class InstanceSegmentationWithDecoder(_DecoderSegmenter):
         return labels if output_mode == "instance_segmentation" else label_records(labels[:], output_mode)
 
 
-class TiledInstanceSegmentationWithDecoder(InstanceSegmentationWithDecoder):
+class TiledInstanceSegmentationWithDecoder(TiledSegmenter, InstanceSegmentationWithDecoder):
     """The same for tiled images: the predictions of all tiles are put together before the one watershed."""
 
-    def initialize(
-        self,
-        image: np.ndarray | None,
-        image_embeddings: ImageEmbeddings | None = None,
-        i: int | None = None,
-        tile_shape: tuple[int, int] | None = None,
-        halo: tuple[int, int] | None = None,
-        verbose: bool = False,
-        pbar_init: Callable[[int, str], None] | None = None,
-        pbar_update: Callable[[int], None] | None = None,
-        batch_size: int = 1,
-        mask: np.ndarray | None = None,
-    ) -> None:
-        """Run the decoder on every tile.
-
-        Args:
-            image: The image (YX or YXC). It may be None when embeddings are given.
-            image_embeddings: Tiled embeddings of the image; computed if not given.
-            i: The slice, for embeddings of a volume or time series.
-            tile_shape: Height and width of a tile, for computing embeddings.
-            halo: How much a tile is enlarged on each side.
-            verbose: Show a progress bar.
-            pbar_init: Called with (total, description).
-            pbar_update: Called with the number of tiles done.
-            batch_size: How many tiles to encode at once.
-            mask: Only tiles that have something in this mask (YX) are segmented.
-        """
-        work = self.iter_initialize(image, image_embeddings, i, tile_shape, halo, batch_size, mask)
-        drain(work, verbose, pbar_init, pbar_update)
-
-    def iter_initialize(
-        self,
-        image: np.ndarray | None,
-        image_embeddings: ImageEmbeddings | None = None,
-        i: int | None = None,
-        tile_shape: tuple[int, int] | None = None,
-        halo: tuple[int, int] | None = None,
-        batch_size: int = 1,
-        mask: np.ndarray | None = None,
-    ) -> Generator[Progress, None, None]:
-        """`initialize` as a generator of `Progress`."""
-        image_embeddings = yield from iter_tiled_embeddings(
-            self._predictor, image, image_embeddings, tile_shape, halo, batch_size, mask
-        )
+    def _predict_tiles(self, image_embeddings: ImageEmbeddings, i: int | None) -> Generator[Progress, None, None]:
         self._state = yield from iter_tiled_maps(self, image_embeddings, i)
-
-
-def iter_tiled_embeddings(
-    predictor: SamPredictor,
-    image: np.ndarray | None,
-    image_embeddings: ImageEmbeddings | None,
-    tile_shape: tuple[int, int] | None,
-    halo: tuple[int, int] | None,
-    batch_size: int,
-    mask: np.ndarray | None,
-) -> Generator[Progress, None, ImageEmbeddings]:
-    """Tiled embeddings: those that were passed, or newly computed ones."""
-    if image_embeddings is None and (tile_shape is None or halo is None):
-        raise ParameterError("Segmenting in tiles needs tile_shape and halo, or tiled image_embeddings.")
-    return (
-        yield from embedding_access.iter_embed(predictor, image, image_embeddings, tile_shape, halo, batch_size, mask)
-    )
 
 
 def iter_tiled_maps(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from micro_sam import embedding_access
 from micro_sam.embeddings.tiling import Tile, Tiling
-from micro_sam.instance_segmentation.ais import iter_tiled_embeddings
 from micro_sam.instance_segmentation.amg import AutomaticMaskGenerator
 from micro_sam.instance_segmentation.apg_tiled import cut, unite
 from micro_sam.instance_segmentation.candidates import Candidates
 from micro_sam.instance_segmentation.instances import Instance, boxes_of
 from micro_sam.instance_segmentation.nms import box_nms, intersection
-from micro_sam.progress import Progress, drain
+from micro_sam.instance_segmentation.tiled import TiledSegmenter
+from micro_sam.progress import Progress
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
+
+    from micro_sam.embedding_access import ImageEmbeddings
 
 #: Two cut masks are one object if, in the region that both tiles see, their IoU is at least this.
 _MIN_AGREEMENT = 0.6
@@ -37,7 +39,7 @@ class _Found:
     is_cut: bool
 
 
-class TiledAutomaticMaskGenerator(AutomaticMaskGenerator):
+class TiledAutomaticMaskGenerator(TiledSegmenter, AutomaticMaskGenerator):
     """`AutomaticMaskGenerator` for tiled images; the grid of points is laid over every tile.
 
     Args:
@@ -64,50 +66,7 @@ class TiledAutomaticMaskGenerator(AutomaticMaskGenerator):
             stability_score_offset=stability_score_offset,
         )
 
-    def initialize(
-        self,
-        image: np.ndarray | None,
-        image_embeddings: Any = None,
-        i: int | None = None,
-        tile_shape: tuple[int, int] | None = None,
-        halo: tuple[int, int] | None = None,
-        verbose: bool = False,
-        pbar_init: Callable[[int, str], None] | None = None,
-        pbar_update: Callable[[int], None] | None = None,
-        batch_size: int = 1,
-        mask: np.ndarray | None = None,
-    ) -> None:
-        """Decode masks for the point prompts of all tiles.
-
-        Args:
-            image: The image (YX or YXC). It may be None when embeddings are given.
-            image_embeddings: Tiled embeddings of the image; computed if not given.
-            i: The slice, for embeddings of a volume or time series.
-            tile_shape: Height and width of a tile, for computing embeddings.
-            halo: How much a tile is enlarged on each side.
-            verbose: Show a progress bar.
-            pbar_init: Called with (total, description).
-            pbar_update: Called with the number of tiles done.
-            batch_size: How many tiles to encode at once.
-            mask: Only tiles that have something in this mask (YX) are segmented.
-        """
-        work = self.iter_initialize(image, image_embeddings, i, tile_shape, halo, batch_size, mask)
-        drain(work, verbose, pbar_init, pbar_update)
-
-    def iter_initialize(
-        self,
-        image: np.ndarray | None,
-        image_embeddings: Any = None,
-        i: int | None = None,
-        tile_shape: tuple[int, int] | None = None,
-        halo: tuple[int, int] | None = None,
-        batch_size: int = 1,
-        mask: np.ndarray | None = None,
-    ) -> Generator[Progress, None, None]:
-        """`initialize` as a generator of `Progress`."""
-        image_embeddings = yield from iter_tiled_embeddings(
-            self._predictor, image, image_embeddings, tile_shape, halo, batch_size, mask
-        )
+    def _predict_tiles(self, image_embeddings: ImageEmbeddings, i: int | None) -> Generator[Progress, None, None]:
         tiling = embedding_access.tiling_of(image_embeddings)
         ids = embedding_access.tile_ids(image_embeddings, i)
         state: list[Candidates] = []

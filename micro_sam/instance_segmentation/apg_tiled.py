@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from micro_sam import embedding_access
 from micro_sam.embeddings.tiling import Tile, Tiling
-from micro_sam.instance_segmentation.ais import (
-    TiledInstanceSegmentationWithDecoder,
-    iter_tiled_embeddings,
-    iter_tiled_maps,
-)
+from micro_sam.instance_segmentation.ais import iter_tiled_maps
 from micro_sam.instance_segmentation.apg import AutomaticPromptGenerator, PromptFunction, prompts_from, seed_settings
 from micro_sam.instance_segmentation.base import NotInitializedError
 from micro_sam.instance_segmentation.instances import Instance, make_instance
 from micro_sam.instance_segmentation.nms import intersection
 from micro_sam.instance_segmentation.prompted import DecodeOptions
 from micro_sam.instance_segmentation.settings import APGSettings
+from micro_sam.instance_segmentation.tiled import TiledSegmenter
 from micro_sam.instance_segmentation.watershed import Maps, flood, label_seeds, landscape, seed_points
 from micro_sam.labels import interior_point, object_windows
 from micro_sam.mask_decoding import Prompts
 from micro_sam.progress import Progress
+
+if TYPE_CHECKING:
+    from micro_sam.embedding_access import ImageEmbeddings
 
 #: The mask of a part of an object is used if its IoU with the watershed's object, within the tile, is at least this.
 _MIN_AGREEMENT = 0.5
@@ -40,7 +40,7 @@ class _Task:
     part_of: Instance | None = None
 
 
-class TiledAutomaticPromptGenerator(AutomaticPromptGenerator):
+class TiledAutomaticPromptGenerator(TiledSegmenter, AutomaticPromptGenerator):
     """`AutomaticPromptGenerator` for tiled images.
 
     Each object is decoded in the tile that holds its point. An object that does not fit into that tile is decoded in
@@ -48,22 +48,7 @@ class TiledAutomaticPromptGenerator(AutomaticPromptGenerator):
     predictions, the watershed is used.
     """
 
-    initialize = TiledInstanceSegmentationWithDecoder.initialize
-
-    def iter_initialize(
-        self,
-        image: np.ndarray | None,
-        image_embeddings: Any = None,
-        i: int | None = None,
-        tile_shape: tuple[int, int] | None = None,
-        halo: tuple[int, int] | None = None,
-        batch_size: int = 1,
-        mask: np.ndarray | None = None,
-    ) -> Generator[Progress, None, None]:
-        """`initialize` as a generator of `Progress`."""
-        image_embeddings = yield from iter_tiled_embeddings(
-            self._predictor, image, image_embeddings, tile_shape, halo, batch_size, mask
-        )
+    def _predict_tiles(self, image_embeddings: ImageEmbeddings, i: int | None) -> Generator[Progress, None, None]:
         self._state = yield from iter_tiled_maps(self, image_embeddings, i)
         self._image_embeddings, self._i = image_embeddings, i
 
