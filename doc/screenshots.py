@@ -99,6 +99,23 @@ def annotator_2d_correct(size: tuple[int, int]):
     return window
 
 
+def annotator_2d_review(size: tuple[int, int]):
+    """An automatic segmentation is reviewed; some objects are done, and one that is two nuclei is looked at."""
+    from review_toys import with_errors
+
+    window, labels = open_2d(size)
+    wrong, errors = with_errors(labels)
+    window.session.put("auto", wrong, "Segmented automatically", kind="automatic")
+    window.key("W")
+    window.wait(lambda: window.session.review.doubts and not window.controller.jobs.is_running(), 120)
+    for _ in range(len(window.session.review.doubts)):
+        if window.controller._here().label == errors["merged"]:
+            break
+        window.key("G")
+    window.settle(30)
+    return window
+
+
 def image_series_annotator(size: tuple[int, int]):
     """Two images of a series are done, the third is being annotated."""
     import napari
@@ -294,6 +311,7 @@ SCENES: dict[str, Callable] = {
     "annotator_2d": annotator_2d,
     "annotator_2d_automatic": annotator_2d_automatic,
     "annotator_2d_correct": annotator_2d_correct,
+    "annotator_2d_review": annotator_2d_review,
     "annotator_3d": annotator_3d,
     "annotator_tracking": annotator_tracking,
     "finetuning": finetuning,

@@ -201,7 +201,8 @@ class AnnotatorController(ImageControl, ModelControl, ReviewControl, AutomaticCo
             return
         correcting = session.correcting
         self.panel.status.say(
-            self.next_step(
+            self.review_hint()
+            or self.next_step(
                 Situation(
                     has_image=session.image is not None,
                     computing=computing,

@@ -139,7 +139,9 @@ class TrackingController(FollowControl, TrackControl, AnnotatorController):
         busy = (computing and not session.can_segment) or self.jobs.is_running(FOLLOWING)
         if not busy:
             first = None if self._first_click is None else self._first_click[1]
-            self.panel.status.say(next_tracking_step(session, self.layers, self.tools.tool, first, computing))
+            tool = self.tools.tool
+            step = self.review_hint() or next_tracking_step(session, self.layers, tool, first, computing)
+            self.panel.status.say(step)
 
 
 def _names(settings: type) -> set[str]:

@@ -33,9 +33,9 @@ def test_objects_with_known_errors_come_first(predictor, seed):
     values = [doubt.doubt for doubt in found]
     assert values == sorted(values, reverse=True) and values[0] > 0.8 and np.median(values) < 0.3
     reasons = {name: found[place].reasons for name, place in places.items()}
-    assert "may be several objects, or reach too far" in reasons["merged"]
-    assert "may be a part of something larger" in reasons["cut"]
-    assert "has another outline for the model" in reasons["widened"]
+    assert "may be several objects, or too wide" in reasons["merged"]
+    assert "may be part of something larger" in reasons["cut"]
+    assert "the model outlines it differently" in reasons["widened"]
 
 
 def test_each_object_is_asked_about_and_it_can_be_cancelled(predictor):
@@ -97,7 +97,7 @@ def made_up(labels: np.ndarray, *order: int) -> list[Doubt]:
     for k, label in enumerate(order):
         rows, columns = np.nonzero(labels == label)
         box = (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)
-        made.append(Doubt(label, 0.9 - k / 10, ("is odd",), tuple(map(int, box)), len(rows)))
+        made.append(Doubt(label, 0.9 - k / 10, ("unclear edge",), tuple(map(int, box)), len(rows)))
     return made
 
 

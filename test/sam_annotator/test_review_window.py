@@ -55,7 +55,7 @@ def looked_at(window: Window) -> int:
     centre = np.asarray(camera_of(window.viewer).center)[-2:]
     layer = window.controller.layers.image
     assert np.allclose(centre, layer.data_to_world((0,) * (layer.ndim - 2) + tuple(middle))[-2:], atol=1)
-    assert f" {doubt.label} " in shown_text(window) and f"doubt {doubt.doubt:.2f}" in shown_text(window)
+    assert f"(id {doubt.label})" in shown_text(window) and f"doubt {doubt.doubt:.2f}" in shown_text(window)
     return doubt.label
 
 
@@ -103,6 +103,8 @@ def test_keep_delete_correct_and_undo_one_after_another(open_with, small_embeddi
     window.press(review.delete)
     assert not (window.labels("committed") == errors["invented"]).any() and looked_at(window) == order[1]
     assert f"1 of {n_objects} reviewed" in shown_text(window)
+    assert window.status.startswith("Keep the object [G], correct it [Shift+W]")
+    window.wait(lambda: not review.correct.visibleRegion().isEmpty(), 5)  # the panel scrolls
 
     # Stepping decides nothing
     window.key("W")
@@ -141,6 +143,7 @@ def test_keep_delete_correct_and_undo_one_after_another(open_with, small_embeddi
     corrected = window.labels("committed") == errors["cut"]
     assert iou(corrected, truth) > max(0.8, iou(wrong == errors["cut"], truth) + 0.2)
     assert window.session.verdicts == {errors["cut"]: "corrected"} and window.controller._here() != before
+    assert window.status.startswith(f"Corrected object {errors['cut']}. The next one: keep the object [G]")
     window.key("Ctrl+Z")
     assert "(being corrected)" in shown_text(window) and looked_at(window) == errors["cut"]
     window.key("Ctrl+Shift+Z")

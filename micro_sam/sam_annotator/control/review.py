@@ -15,7 +15,7 @@ from micro_sam.sam_annotator.session.history import Step
 from micro_sam.sam_annotator.session.review import Doubt
 from micro_sam.sam_annotator.session.reviewing import CORRECTING, DELETED
 from micro_sam.sam_annotator.session.segmentation import own_predictor
-from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, LAYER_PREFIX, count
+from micro_sam.sam_annotator.session.state import AUTO, COMMITTED, CURRENT, LAYER_PREFIX, count
 
 
 class ReviewControl(PromptControl, ObjectControl):
@@ -106,7 +106,7 @@ class ReviewControl(PromptControl, ObjectControl):
         self._message = None
         doubts = self.session.review.doubts
         if not doubts:
-            self.panel.review_folded.expand(animate=False)
+            self._unfold_review()
             self.list_doubtful()
             return
         here = self._here()
@@ -114,7 +114,6 @@ class ReviewControl(PromptControl, ObjectControl):
             self._go_on()
         else:
             self._look_at_doubt(doubts[(doubts.index(here) + step) % len(doubts)])
-        self.update_hint()
 
     def _go_on(self) -> None:
         """Go to the next object that nobody has decided about."""
@@ -127,10 +126,14 @@ class ReviewControl(PromptControl, ObjectControl):
         self._look_at_doubt(next((doubt for doubt in still_open if doubts.index(doubt) > behind), still_open[0]))
 
     def _look_at_doubt(self, doubt: Doubt) -> None:
-        self._looked_at = doubt
-        self.panel.review_folded.expand(animate=False)
+        is_first, self._looked_at = self._looked_at is None, doubt
+        self._unfold_review()
         self.layers.look_at(doubt.window, doubt.i, zoom=True)
         self._show_review()
+        if is_first:  # the buttons appear now
+            self.panel.review_folded.refit()
+            self.panel.bring_into_view(self.panel.review)
+        self.update_hint()
 
     # Deciding
 
@@ -184,6 +187,8 @@ class ReviewControl(PromptControl, ObjectControl):
         corrected, here = self._listed_in(self.session.history.last), self._here()
         if done is None and here is not None and corrected == here:
             self._go_on()
+            if hint := self.review_hint():
+                self.say(f"{self.session.history.last.text}. The next one: {hint[0].lower()}{hint[1:]}", "done")
 
     @shown
     def undo(self) -> None:
@@ -211,6 +216,11 @@ class ReviewControl(PromptControl, ObjectControl):
         return None if place is None else review.doubts[place]
 
     # What is shown
+
+    def _unfold_review(self) -> None:
+        if not self.panel.review_folded.isExpanded():
+            self.panel.review_folded.expand(animate=False)
+            self.panel.bring_into_view(self.panel.review)
 
     def _on_review_folded(self, unfolded: bool) -> None:
         self._show_review()
@@ -250,10 +260,16 @@ class ReviewControl(PromptControl, ObjectControl):
 
     def _doubt_text(self, doubt: Doubt, state: str | None) -> str:
         place = self.session.review.place(doubt.label) + 1
-        why = ", ".join(doubt.reasons) or "nothing is odd about it"
+        why = "; ".join(doubt.reasons) or "nothing stands out"
         decided = f" <b>({state})</b>" if state is not None else ""
-        name = self._reviewed_name
-        return (
-            f"<b>{name.capitalize()} {place} of {len(self.session.review.doubts)}</b>, doubt {doubt.doubt:.2f}{decided}:"
-            f" {name} {doubt.label} {why}."
-        )
+        which = f"<b>{self._reviewed_name.capitalize()} {place} of {len(self.session.review.doubts)}</b>"
+        return f"{which} (id {doubt.label}), doubt {doubt.doubt:.2f}{decided}: {why}."
+
+    def review_hint(self) -> str | None:
+        """What can be done with the object that is looked at; None if something else goes on."""
+        session, here = self.session, self._here()
+        if here is None or self.tools.tool is not None or session.prompts or not self.panel.review_folded.isExpanded():
+            return None
+        if session.correcting is not None or session.has(CURRENT) or session.decided(here) is not None:
+            return None
+        return f"Keep the {self._reviewed_name} [G], correct it [Shift+W], cut it [Shift+X], delete it [Shift+Q], or go on [W]."

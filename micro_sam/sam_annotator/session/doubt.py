@@ -33,7 +33,7 @@ _PLANES = 3  # of an object in a volume or time series
 _TEXT = "Look for doubtful objects"
 _ENOUGH = 5  # objects, to say which size is odd
 _USUAL = 2.0  # robust standard deviations of the logarithm of the size
-_MENTIONED = 0.12
+_MENTIONED = 0.1  # what counts less is no reason
 
 #: What counts how much.
 WEIGHTS: Mapping[str, float] = {
@@ -43,7 +43,7 @@ WEIGHTS: Mapping[str, float] = {
     "stability": 0.4,
     "pieces": 0.8,
     "size": 0.3,
-    "touching": 0.1,
+    "touching": 0.2,
 }
 
 
@@ -174,12 +174,12 @@ def _judged(section: _Section, usual: Mapping[str, float], size: float) -> tuple
     parts, n_parts = ndimage.label(section.mask.mask)
     boxed, clicked = (section.answers[name] for name in ("box", "click"))
     found = {
-        "box": (1 - _agreement(section.mask, boxed), "has another outline for the model"),
+        "box": (1 - _agreement(section.mask, boxed), "the model outlines it differently"),
         "click": (1 - _agreement(section.mask, clicked), _click_reason(section.mask, clicked)),
-        "score": (_lacking(boxed, usual, "score"), "is nothing that the model is sure of"),
-        "stability": (_lacking(boxed, usual, "stability"), "has an unclear edge"),
-        "pieces": (1 - np.bincount(parts.ravel())[1:].max() / section.mask.area, f"is in {n_parts} pieces"),
-        "size": (abs(size), "is unusually large" if size > 0 else "is unusually small"),
+        "score": (_lacking(boxed, usual, "score"), "the model is unsure of it"),
+        "stability": (_lacking(boxed, usual, "stability"), "unclear edge"),
+        "pieces": (1 - np.bincount(parts.ravel())[1:].max() / section.mask.area, f"in {n_parts} pieces"),
+        "size": (abs(size), "unusually large" if size > 0 else "unusually small"),
         "touching": (section.touching, "touches its neighbour"),
     }
     shares = {name: WEIGHTS[name] * float(value) for name, (value, _) in found.items()}
@@ -200,7 +200,7 @@ def _agreement(mask: Instance, answer: Instance | None) -> float:
 def _click_reason(mask: Instance, answer: Instance | None) -> str:
     """What it means that a click in the object finds something else."""
     if answer is None:
-        return "is not found by a click"
+        return "a click there finds nothing"
     if answer.area < 0.75 * mask.area:
-        return "may be several objects, or reach too far"
-    return "may be a part of something larger" if answer.area > 1.33 * mask.area else "is something else for a click"
+        return "may be several objects, or too wide"
+    return "may be part of something larger" if answer.area > 1.33 * mask.area else "a click there finds something else"

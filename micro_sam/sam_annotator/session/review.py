@@ -20,7 +20,7 @@ class Doubt:
     Attributes:
         label: Its id.
         doubt: From 0 to 1.
-        reasons: Why, the weightiest first; each goes on after "the object ...".
+        reasons: Why, in a few words each, the weightiest first.
         box: Where it is, first and last pixel (exclusive) along each axis of the labels: y0, y1, x0, x1, or z0, z1, ...
         area: Its pixels, in a volume or time series those of all planes.
         i: The slice or frame in which it is most doubtful, None in an image.

@@ -17,6 +17,8 @@ from micro_sam.sam_annotator.widgets.review_widget import ReviewWidget
 from micro_sam.sam_annotator.widgets.segment_widget import SegmentWidget
 from micro_sam.sam_annotator.widgets.status_line import StatusLine
 
+_LAID_OUT_MS = 50
+
 
 class AnnotatorPanel(QWidget):
     """Holds the widgets of an annotator; knows nothing of what they do.
@@ -64,7 +66,12 @@ class AnnotatorPanel(QWidget):
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setWidget(content)
+        self._area = area
         return area
+
+    def bring_into_view(self, widget: QWidget) -> None:
+        """Scroll to a widget, once it is laid out."""
+        self.later(lambda: self.later(lambda: self._area.ensureWidgetVisible(widget, 0, 4), _LAID_OUT_MS))
 
     def insert(self, section: QWidget, before: QWidget) -> None:
         """Add a section of another annotator; the sections are numbered anew."""
@@ -111,9 +118,9 @@ class AnnotatorPanel(QWidget):
         section.add(widget)
         section.show()
 
-    def later(self, function: Callable[[], None]) -> None:
+    def later(self, function: Callable[[], None], milliseconds: int = 0) -> None:
         """Call a function when everything that is going on now is done; not if the panel is gone by then."""
         timer = QTimer(self)
         timer.setSingleShot(True)
         timer.timeout.connect(lambda: (timer.deleteLater(), function()))
-        timer.start(0)
+        timer.start(milliseconds)

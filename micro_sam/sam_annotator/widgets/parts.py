@@ -79,6 +79,11 @@ class Folded(QCollapsible):
         self.toggleButton().setToolTip(f"Show or hide: {title.lower()}")
         self.collapse(animate=False)
 
+    def refit(self) -> None:
+        """Give the content the height that it needs now, at once."""
+        if self.isExpanded():
+            self.content().setMaximumHeight(self.content().sizeHint().height() + 10)
+
 
 def button(text: str, tooltip: str, key: str = "", primary: bool = False) -> QPushButton:
     """A button that shows the key that does the same.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from micro_sam.sam_annotator.widgets.parts import button, caption
 
 _EXPLANATION = "The model looks at every object again. Those that it sees differently come first."
+_LINES = 5
 _FRESH = "List doubtful objects"
 _AGAIN = "List them again"
 
@@ -32,6 +33,8 @@ class ReviewWidget(QWidget):
         )
         self.text = QLabel()
         self.text.setWordWrap(True)
+        self.text.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.text.setMinimumHeight(_LINES * self.text.fontMetrics().lineSpacing())  # buttons below stay where they are
         self.text.setToolTip("The object in the yellow outline: its place in the list, how doubtful it is, and why.")
         self.previous = button("Previous", "Go back to the object before this one in the list.", "Q")
         self.next = button("Next", "Go to the next object in the list.", "W")
