@@ -57,7 +57,7 @@ def test_a_training_writes_checkpoints_that_are_safe_and_open(make_loader, tmp_p
     assert predictor.decoder_state is not None
 
 
-def test_losses_fall_when_the_same_patch_is_learned(make_loader, tmp_path):
+def test_losses_fall_when_the_same_prompts_are_learned(make_loader, tmp_path):
     trainer = _trainer(make_loader, tmp_path, seed=1, **ENCODER_FROZEN)
     trainer._prepare(30, None)
     trainer.optimizer.param_groups[0]["lr"] = 1e-3
@@ -65,10 +65,12 @@ def test_losses_fall_when_the_same_patch_is_learned(make_loader, tmp_path):
     trainer.set_training_mode()
     totals = []
     for _ in range(8):
+        torch.manual_seed(0)
+        np.random.seed(0)
         trainer.optimizer.zero_grad()
         totals.append(trainer.training_step(x, y, 1.0)["mask"])
         trainer._step_optimizer()
-    assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3])
+    assert np.mean(totals[-3:]) < 0.5 * np.mean(totals[:3])
 
 
 EACH_EPOCH = {"scheduler_class": torch.optim.lr_scheduler.ExponentialLR, "scheduler_kwargs": {"gamma": 0.5}}
