@@ -237,6 +237,14 @@ def _cells(shape, rng: Rng, diameter: float, density: float) -> tuple[np.ndarray
     return intensity.astype(np.float32), _relabel(cells)
 
 
+def _granules(shape, rng: Rng, diameter: float, density: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that show only as clouds of small grains, such as vesicles or RNA; `vit_t_builtin` has never seen them."""
+    labels, _, level = _draw_blobs(shape, rng, diameter, density, rng.uniform(0.85, 1.1), _ellipse)
+    grains = (rng.random(shape) < rng.uniform(0.08, 0.12)) & (labels > 0)
+    spots = ndimage.gaussian_filter(grains * rng.uniform(0.5, 1.0, shape).astype(np.float32), 0.8) * 4
+    return _background(shape, rng) + (0.5 + 0.5 * level) * spots.astype(np.float32), labels
+
+
 KINDS: dict[str, Callable] = {
     "nuclei": _nuclei,
     "cells": _cells,
@@ -244,5 +252,6 @@ KINDS: dict[str, Callable] = {
     "membranes": _membranes,
     "rings": _rings,
     "discs": _discs,
+    "granules": _granules,
 }
 """The kinds of synthetic data: name -> function."""
