@@ -1,6 +1,6 @@
 """Write the weights that ship with the package from a training checkpoint: the running average, in float16.
 
-    python finetuning/builtin/export.py --work WORK --output micro_sam/models/weights/vit_t_builtin.pt
+python finetuning/builtin/export.py --work WORK --output micro_sam/models/weights/vit_t_builtin.pt
 """
 
 from __future__ import annotations

@@ -157,8 +157,6 @@ class CropPrompter:
         hidden, image = decoder.transformer(features + dense, positions, tokens)
         image = image.transpose(1, 2).reshape(features.shape)
         upscaled = decoder.output_upscaling(image)
-        weights = torch.stack(
-            [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-        )
+        weights = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
         masks = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
         return masks, decoder.iou_prediction_head(hidden[:, 0])

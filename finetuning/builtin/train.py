@@ -145,7 +145,9 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             for _ in range(n_rounds):
                 with torch.no_grad():
-                    logits, _ = self.prompter(features.detach()[objects.crop_index], positions, coords, labels, previous)
+                    logits, _ = self.prompter(
+                        features.detach()[objects.crop_index], positions, coords, labels, previous
+                    )
                 previous = logits[:, 0].float().clamp(-32, 32)
                 point, label = correction(objects, previous)
                 coords, labels = torch.cat([coords, point], 1), torch.cat([labels, label], 1)
@@ -203,7 +205,9 @@ class Trainer:
         """Begin with exported weights instead of random ones; the optimizers start anew."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         for name, key in (("sam", "model_state"), ("decoder", "decoder_state")):
-            self.modules[name].load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state[key].items()})
+            self.modules[name].load_state_dict(
+                {k: v.float() if v.is_floating_point() else v for k, v in state[key].items()}
+            )
             self.average[name] = {k: v.clone() for k, v in self.modules[name].state_dict().items()}
 
 
