@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from micro_sam.instance_segmentation.instances import Instance, make_instance
 from micro_sam.instance_segmentation.nms import overlap
@@ -33,6 +34,7 @@ _PLANES = 3  # of an object in a volume or time series
 _TEXT = "Look for doubtful objects"
 _ENOUGH = 5  # objects, to say which size is odd
 _USUAL = 2.0  # robust standard deviations of the logarithm of the size
+_SOLIDITY = 4.0  # how fast a dented shape becomes doubtful
 _MENTIONED = 0.1  # what counts less is no reason
 
 #: What counts how much.
@@ -41,6 +43,7 @@ WEIGHTS: Mapping[str, float] = {
     "click": 0.6,
     "score": 0.5,
     "stability": 0.4,
+    "shape": 0.6,
     "pieces": 0.8,
     "size": 0.3,
     "touching": 0.2,
@@ -55,6 +58,7 @@ class _Section:
     i: int | None
     mask: Instance
     touching: float
+    solidity: float
     answers: dict[str, Instance | None] = field(default_factory=dict)
 
 
@@ -90,6 +94,7 @@ def iter_doubts(
             yield Progress(done // 2, len(sections), _TEXT)
     found: dict[int, Doubt] = {}
     usual = {name: _usual(sections, name) for name in ("score", "stability")}
+    usual["solidity"] = float(np.median([s.solidity for s in sections])) if len(sections) >= _ENOUGH else 1.0
     for section in sections:
         label = section.label
         doubt, reasons = _judged(section, usual, sizes[label])
@@ -105,7 +110,7 @@ def _sections(labels: np.ndarray, windows: Mapping[int, Window]) -> Iterator[_Se
             plane, inner = (labels, window) if i is None else (labels[i], window[1:])
             mask = make_instance(plane[inner] == label, tuple(s.start for s in inner))
             if mask is not None:
-                yield _Section(label, i, mask, _touching(plane, label, inner))
+                yield _Section(label, i, mask, _touching(plane, label, inner), _solidity(mask.mask))
 
 
 def _planes(labels: np.ndarray, label: int, window: Window) -> list[int | None]:
@@ -127,6 +132,13 @@ def _touching(plane: np.ndarray, label: int, window: Window) -> float:
     mask = block == label
     outline = ndimage.binary_dilation(mask) & ~mask
     return float((block[outline] != 0).mean()) if outline.any() else 0.0
+
+
+def _solidity(mask: np.ndarray) -> float:
+    """Which part of its convex hull an object fills; two round objects taken for one leave a gap at their waist."""
+    corners = np.argwhere(mask ^ ndimage.binary_erosion(mask))
+    corners = np.concatenate([corners + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    return float(np.count_nonzero(mask) / ConvexHull(corners).volume)
 
 
 def _odd_sizes(sizes: Mapping[int, float]) -> dict[int, float]:
@@ -178,6 +190,10 @@ def _judged(section: _Section, usual: Mapping[str, float], size: float) -> tuple
         "click": (1 - _agreement(section.mask, clicked), _click_reason(section.mask, clicked)),
         "score": (_lacking(boxed, usual, "score"), "the model is unsure of it"),
         "stability": (_lacking(boxed, usual, "stability"), "unclear edge"),
+        "shape": (
+            np.clip(_SOLIDITY * (usual["solidity"] - section.solidity), 0, 1),
+            "unusual shape, with a waist or dents",
+        ),
         "pieces": (1 - np.bincount(parts.ravel())[1:].max() / section.mask.area, f"in {n_parts} pieces"),
         "size": (abs(size), "unusually large" if size > 0 else "unusually small"),
         "touching": (section.touching, "touches its neighbour"),
