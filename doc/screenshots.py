@@ -278,7 +278,7 @@ def settings(size: tuple[int, int]):
 
 
 def finetuning(size: tuple[int, int]):
-    """A model was finetuned on the committed objects for a few steps; the result is shown."""
+    """A model was finetuned on the committed objects for two minutes; the result is shown."""
     import napari
     from window_driver import open_window
 
@@ -286,9 +286,9 @@ def finetuning(size: tuple[int, int]):
     from micro_sam.sam_annotator.training_ui import open_for_annotator
     from micro_sam.sample_data import synthetic_data
 
-    image, labels = synthetic_data((256, 256), seed=1, diameter=40, noise=0.01)
+    image, labels = synthetic_data((256, 256), seed=1, kind="granules", diameter=40, noise=0.03)
     viewer = napari.Viewer()
-    window = open_window(viewer, Annotator2d, image, name="nuclei")
+    window = open_window(viewer, Annotator2d, image, name="granular cells")
     viewer.window.resize(*size)
     window.settle(10)
     window.controller.begin_with(labels)
@@ -297,7 +297,7 @@ def finetuning(size: tuple[int, int]):
     window.settle(20)
     for side in (training.model.height, training.model.width):
         side.setValue(128)
-    for name, value in {"n_iterations": "8", "n_samples": "4", "n_sub_iteration": "2", "n_scored": "1"}.items():
+    for name, value in {"n_iterations": "32", "n_samples": "8", "n_sub_iteration": "2", "frame": "512"}.items():
         training.model.more._editors[name].setText(value)
     window.press(training.start)
     window.wait(lambda: training.controller.state == "done", 600)

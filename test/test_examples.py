@@ -167,7 +167,7 @@ def test_export_objects(example, tmp_path):
 def test_finetuning(example, tmp_path, capsys):
     verdict = example("finetuning").main(tmp_path, n_iterations=2)
     assert verdict and (tmp_path / "finetuned.pt").exists()
-    assert "objects found with rods" in capsys.readouterr().out
+    assert "objects found with granules" in capsys.readouterr().out
 
 
 def _touches_edge(mask: np.ndarray) -> bool:
