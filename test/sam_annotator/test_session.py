@@ -62,7 +62,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 def test_a_session_needs_no_window():
-    code = "import sys, micro_sam.sam_annotator.session.session as s, micro_sam.sam_annotator.session.replay\n"
+    code = "import sys, micro_sam.sam_annotator.session.session as s, micro_sam.sam_annotator.session.headless\n"
     code += "print([m for m in sys.modules if m.split('.')[0] in ('napari', 'qtpy', 'PyQt6', 'vispy', 'superqt')])"
     assert (
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"

@@ -23,6 +23,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".state": ("AUTO", "COMMITTED", "CURRENT", "Correction"),
         ".journal": ("read_journal",),
         ".recovery": ("Unfinished", "find_unfinished"),
-        ".replay": ("replay",),
+        ".headless": ("replay",),
     },
 )

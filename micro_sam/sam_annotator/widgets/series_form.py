@@ -80,7 +80,7 @@ class SeriesForm(QWidget):
         self.initial = FolderInput("Labels of another tool, to begin with and to correct.", "None")
         self.initial_pattern = _line("*", "Which files of that folder, for example *_masks.tif.")
         self.key = _line("", "The data set inside the files, for hdf5 and zarr.")
-        self.weights = PathInput("A model file of your own, with an encoder of the kind chosen above.", "A model file")
+        self.weights = PathInput("A model file of your own; its encoder is recognised.", "A model file")
         form.addRow(self.skip)
         for name, widget in (
             ("Keep in", self.embeddings), ("Labels", self.initial), ("Pattern", self.initial_pattern),
