@@ -297,7 +297,7 @@ def finetuning(size: tuple[int, int]):
     window.settle(20)
     for side in (training.model.height, training.model.width):
         side.setValue(128)
-    for name, value in {"n_iterations": "32", "n_samples": "8", "n_sub_iteration": "2", "frame": "512"}.items():
+    for name, value in {"n_iterations": "48", "n_samples": "8", "n_sub_iteration": "2", "frame": "512"}.items():
         training.model.more._editors[name].setText(value)
     window.press(training.start)
     window.wait(lambda: training.controller.state == "done", 600)

@@ -45,6 +45,15 @@ def test_what_is_chosen_becomes_settings(panel):
     assert "saving memory" in panel.model.hardware.toolTip()
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "expected"),
+    [("vit_t_builtin", None, "all"), ("vit_b_lm", None, "lora"), ("vit_t_builtin", "mine.pt", "lora")],
+)
+def test_what_is_trained_suits_the_model_of_the_annotator(panel, model, weights, expected):
+    panel.set_model(ModelChoice(model, weights))
+    assert panel.model.method.currentData() == expected
+
+
 def test_every_setting_can_be_reached_and_wins(panel):
     more = panel.model.more._editors
     shown = {"name", "model_type", "configuration", "n_epochs", "max_minutes", "patch_shape", "known_margin"}

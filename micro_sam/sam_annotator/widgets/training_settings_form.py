@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
 from micro_sam.errors import ParameterError
-from micro_sam.models.spec import model_names, training_configurations
+from micro_sam.models.spec import get_spec, model_names, training_configurations
 from micro_sam.sam_annotator.session.loading import ModelChoice
 from micro_sam.sam_annotator.widgets.embedding_widget import PathInput
 from micro_sam.sam_annotator.widgets.parts import Folded, Section, narrow, quietly
@@ -26,7 +26,9 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Decoders only", "The encoder stays as it is: fastest, and little memory.",
         {"freeze": ("image_encoder",), "learning_rate": 2e-4},
     ),
-    "all": ("Everything", "All parameters: for many images and much time.", {"learning_rate": 5e-5}),
+    "all": (
+        "Everything", "All parameters: for small models (vit_t), or many images and much time.", {"learning_rate": 1e-4},
+    ),
 }  # fmt: skip
 _SHOWN = ("name", "model_type", "configuration", "n_epochs", "max_minutes", "patch_shape", "known_margin")
 _OF_METHOD = ("peft", "peft_rank", "freeze", "learning_rate")
@@ -96,11 +98,13 @@ class TrainingSettingsForm(Section):
         self.hardware.setToolTip(f"Settings that suit this computer: {', '.join(listed)}. What you choose wins.")
 
     def set_model(self, choice: ModelChoice) -> None:
-        """Begin with the model of an annotator."""
+        """Begin with the model of an annotator, and train what suits its size."""
         with quietly(self.model, self.weights.line):
             index = self.model.findText(choice.model_type)
             self.model.setCurrentIndex(max(index, 0) if choice.checkpoint_path is None else 0)
             self.weights.line.setText(choice.checkpoint_path or "")
+        is_small = choice.checkpoint_path is None and get_spec(choice.model_type).encoder == "vit_t"
+        self.method.setCurrentIndex(self.method.findData("all" if is_small else "lora"))
 
     def settings(self, more: dict[str, Any]) -> TrainingSettings:
         """What is chosen, with what another part of the window says.
