@@ -81,6 +81,7 @@ def test_click_propagate_look_at_what_is_doubtful_commit_next(open_3d, volume, l
     assert [h.heading.text()[3] for h in headings] == list("123456") and widget.last.value() == 3
     for part in (widget, window.widget.volume):
         assert part.minimumSizeHint().width() <= 275  # what the 3d annotator adds is not cut off
+    widget.doubt.setValue(0.7)  # between what models say where the object is, and where it is not
     look(window, 2)
     window.click(*place(1))
     window.answered()
