@@ -34,14 +34,14 @@ def test_few_samples_classify_the_rest_and_another_image(predictor, tmp_path, ki
     classifier, features = _trained(predictor, image, labels, classes, shown, **tiling)
     rest = np.setdiff1d(np.arange(len(classes)), shown)
     accuracy = (classifier.predict(features) == classes)[rest].mean()
-    assert len(rest) > 20 and accuracy >= 0.95
+    assert len(rest) > 20 and accuracy >= 0.9
 
     save_classifier(tmp_path / "nuclei.npz", classifier)
     other_image, other_labels, other_classes = two_kinds(kind, seed=2)
     [found] = run_prediction_with_object_classifier(
         [other_image], [other_labels], predictor, tmp_path / "nuclei.npz", project_prediction=False, verbose=False
     )
-    assert (found == other_classes).mean() >= 0.95
+    assert (found == other_classes).mean() >= 0.9
     [projected] = run_prediction_with_object_classifier(
         [other_image], [other_labels], predictor, tmp_path / "nuclei.npz", verbose=False
     )
