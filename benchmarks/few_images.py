@@ -25,9 +25,9 @@ from micro_sam.automatic_segmentation import automatic_instance_segmentation, ge
 from micro_sam.evaluation.evaluation import segmentation_scores
 from micro_sam.evaluation.interactive import interactive_ious
 from micro_sam.io import replacing
+from micro_sam.models.build_sam import IMAGE_SIZE
 from micro_sam.training import TrainingData, TrainingSettings, run_training
 from micro_sam.training.progress import TrainingProgress
-from micro_sam.training.run_model import FRAME
 from micro_sam.util import load_image_data, precompute_image_embeddings, set_precomputed
 
 METHODS = {
@@ -79,7 +79,7 @@ def train(
 ) -> tuple[Path, int, float]:
     """Train for a time; returns the exported model, the steps made and the minutes they took."""
     data = TrainingData(images=[x for x, _ in pairs], labels=[y for _, y in pairs])
-    patch = tuple(round(side * frame / FRAME) for side in pairs[0][0].shape[:2])
+    patch = tuple(round(side * frame / IMAGE_SIZE) for side in pairs[0][0].shape[:2])
     settings = TrainingSettings(
         name=name, model_type=model, patch_shape=patch, n_samples=25, early_stopping=None,
         n_objects_per_batch=6, n_sub_iteration=3, n_gradient_rounds=2, n_scored=len(pairs), min_size=10,
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--minutes", type=int, default=5, help="training time of each run")
     parser.add_argument("--steps", type=int, default=_MANY, help="most training steps of each run")
-    parser.add_argument("--frame", type=int, default=FRAME, help="side of the encoder's frame in training")
+    parser.add_argument("--frame", type=int, default=IMAGE_SIZE, help="side of the encoder's frame in training")
     parser.add_argument("--n_test", type=int, default=10, help="held-out slices that are scored")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

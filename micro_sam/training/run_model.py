@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import ParameterError
+from ..models.build_sam import IMAGE_SIZE
 from ..models.cache import checkpoint_location
 from ..models.decoder_adapter import build_decoder
 from ..models.device import get_device
@@ -24,9 +25,6 @@ from .export import export_instance_segmentation_model, export_trained_model
 from .resumable import ResumableTrainer
 from .settings import TrainingSettings
 from .trainers import distance_loss, make_instance_trainer, make_sam_trainer
-
-FRAME = 1024
-"""Side of the square that images are enlarged to in use."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ def _frame(side: int | None, model_type: str) -> dict[str, Any]:
     if side is None:
         return {}
     encoder = get_spec(model_type).encoder
-    if side % 64 or (encoder != "vit_t" and side != FRAME):
+    if side % 64 or (encoder != "vit_t" and side != IMAGE_SIZE):
         raise ParameterError(
-            f"frame is a multiple of 64, and {FRAME} for all encoders but vit_t, got {side} for {model_type} ({encoder})."
+            f"frame is a multiple of 64, and {IMAGE_SIZE} for all encoders but vit_t, got {side} for {model_type} ({encoder})."
         )
     return {"image_size": side}
 

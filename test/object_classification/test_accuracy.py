@@ -41,7 +41,7 @@ def test_few_samples_classify_the_rest_and_another_image(predictor, tmp_path, ki
     [found] = run_prediction_with_object_classifier(
         [other_image], [other_labels], predictor, tmp_path / "nuclei.npz", project_prediction=False, verbose=False
     )
-    assert (found == other_classes).mean() >= 0.9
+    assert (found == other_classes).mean() >= 0.95
     [projected] = run_prediction_with_object_classifier(
         [other_image], [other_labels], predictor, tmp_path / "nuclei.npz", verbose=False
     )
