@@ -44,13 +44,19 @@ class _TokensToImage:
     def __call__(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Attend from q (B, T, C), float32, to keys and values (B, N, C) or, for all prompts, (1, N, C)."""
         batch, n_tokens, channels = q.shape
+        q = self.rows(q).to(keys.dtype).reshape(len(keys), 1, -1, channels)
+        x = F.scaled_dot_product_attention(q, keys[:, None], values[:, None], scale=1.0)
+        return self.finish(x.reshape(batch, self.heads, n_tokens, channels).float())
+
+    def rows(self, q: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., T, C) as rows (..., heads, T, C) that are multiplied with the image tokens as they are."""
         q = self.attention.q_proj(q).unflatten(-1, (self.heads, -1))
         # the keys' bias adds the same to all scores of a token, which the softmax ignores
-        q = torch.einsum("bthd,hdc->bhtc", q * q.shape[-1] ** -0.5, self.key).to(keys.dtype)
-        q = q.reshape(len(keys), 1, -1, channels)
-        x = F.scaled_dot_product_attention(q, keys[:, None], values[:, None], scale=1.0)
-        x = x.reshape(batch, self.heads, n_tokens, channels).float()
-        x = torch.einsum("bhtc,hdc->bthd", x, self.value).flatten(2)
+        return torch.einsum("...thd,hdc->...htc", q * q.shape[-1] ** -0.5, self.key)
+
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        """From the weighted means of image tokens (..., heads, T, C) to the output (..., T, C)."""
+        x = torch.einsum("...htc,hdc->...thd", x, self.value).flatten(-2)
         return self.attention.out_proj(x + self.attention.v_proj.bias)
 
 
@@ -67,17 +73,23 @@ class _ImageToTokens:
     def __call__(self, image: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """``image`` plus what its tokens q (B, N, C) find among k and v (B, T, C), float32."""
         batch, n_tokens, _ = k.shape
+        rows, bias = (x.flatten(1, 2).to(image.dtype) for x in self.rows(k))
+        scores = torch.matmul(rows, q.transpose(1, 2)).add_(bias[..., None])
+        weights = scores.unflatten(1, (self.heads, n_tokens)).softmax(2).flatten(1, 2)
+        values = self.values(v).flatten(1, 2).to(image.dtype)
+        return torch.baddbmm(image.expand(batch, -1, -1), weights.transpose(1, 2), values)
+
+    def rows(self, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (..., T, C) as rows (..., heads, T, C) that are multiplied with the image, and what is added (..., heads, T)."""
         k = self.attention.k_proj(k).unflatten(-1, (self.heads, -1))
         k = k * k.shape[-1] ** -0.5
+        return torch.einsum("...thd,hdc->...htc", k, self.query), torch.einsum("...thd,hd->...ht", k, self.query_bias)
+
+    def values(self, v: torch.Tensor) -> torch.Tensor:
+        """What each token (..., T, C) gives to the image, (..., heads, T, C)."""
         v = self.attention.v_proj(v).unflatten(-1, (self.heads, -1))
-        rows = torch.einsum("bthd,hdc->bhtc", k, self.query).flatten(1, 2).to(image.dtype)
-        bias = torch.einsum("bthd,hd->bht", k, self.query_bias).reshape(batch, -1, 1).to(image.dtype)
-        scores = torch.matmul(rows, q.transpose(1, 2)).add_(bias)
-        weights = scores.unflatten(1, (self.heads, n_tokens)).softmax(2).flatten(1, 2)
         # every head's weights sum to one, so each carries its share of the bias
-        values = torch.einsum("bthd,chd->bhtc", v, self.out) + self.attention.out_proj.bias / self.heads
-        values = values.flatten(1, 2).to(image.dtype)
-        return torch.baddbmm(image.expand(batch, -1, -1), weights.transpose(1, 2), values)
+        return torch.einsum("...thd,chd->...htc", v, self.out) + self.attention.out_proj.bias / self.heads
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ class FastMaskDecoder(MaskDecoder):
         self.precision = precision
         self.training = decoder.training
         self._derived: DerivedWeights[_Weights | None] = DerivedWeights()
+        self._position: DerivedWeights[torch.Tensor] = DerivedWeights()
 
     def forward(
         self,
@@ -189,13 +202,21 @@ class FastMaskDecoder(MaskDecoder):
             return super().forward(*inputs, multimask_output)
         return _decode(self, weights, *inputs, masks)
 
-    def fast_weights(self, *inputs: torch.Tensor) -> _Weights | None:
-        """The parameters in the form they are computed with; None where it has to compute as ``MaskDecoder`` does."""
+    def fast_weights(self, *inputs: torch.Tensor, precision: str | None = None) -> _Weights | None:
+        """The parameters in the form they are computed with; None where it has to compute as ``MaskDecoder`` does.
+
+        Another ``precision`` than the decoder's own can be asked for.
+        """
         if self.training or needs_gradients(self, *inputs) or has_hooks(self):
             return None
-        dtype = resolve_precision(self.precision, inputs[0].device)
+        dtype = resolve_precision(precision or self.precision, inputs[0].device)
         key = dtype, structure(self)
         return self._derived.get(state_tensors(self), key, lambda: _derive(self, dtype))
+
+    def position_tokens(self, prompt_encoder: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+        """The positions of the image tokens, (N, C)."""
+        tensors, key = state_tensors(prompt_encoder.pe_layer), (dtype, prompt_encoder.image_embedding_size)
+        return self._position.get(tensors, key, lambda: _to_tokens(prompt_encoder.get_dense_pe())[0].to(dtype))
 
 
 def _derive(decoder: FastMaskDecoder, dtype: torch.dtype) -> _Weights | None:

@@ -2,29 +2,29 @@
 
 Two thirds of what `FastMaskDecoder` does for a prompt are not needed then. The upsampling (transposed convolutions without
 overlap) works on every image token for itself, so only the tokens around the object go through it. A mask prompt, too,
-changes only the image tokens it covers (its convolutions do not overlap either), so that the first layer's projections of
-the image are shared by all prompts. And the last attention is only for the tokens that give the masks asked for.
+changes only the image tokens it covers (its convolutions do not overlap either), so that the first layer is shared by all
+prompts. And the last attention is only for the tokens that give the masks asked for. See also `local_attention`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from micro_sam.models.fast_layers import layer_norm
-from micro_sam.models.fast_mask_decoder import FastMaskDecoder, _Layer, _to_tokens, _Weights
+from micro_sam.models.fast_mask_decoder import FastMaskDecoder, _to_tokens, _Weights
+from micro_sam.models.local_attention import Changes, decode_tokens
 
-_SHARED_FROM = 4  # prompts from which on it pays to project the image once for all
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
 _GROUP = 16
 _RIM = 3
 
 Window = tuple[int, int, int, int]
-Changes = Sequence[tuple[torch.Tensor, torch.Tensor]]
-Changed = Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,44 @@ class LocalMaskDecoder:
         mask_decoder: The decoder.
         image: Image embedding (1, C, H, W).
         outside: The logit of mask prompts outside of their windows.
+        precision: "auto", "float32" or "bfloat16", see `resolve_precision`; the decoder's own by default.
+
+    Raises:
+        ValueError: If the decoder cannot be used like this, see `of`.
     """
 
     def __init__(
-        self, prompt_encoder: nn.Module, mask_decoder: FastMaskDecoder, image: torch.Tensor, outside: float
+        self,
+        prompt_encoder: nn.Module,
+        mask_decoder: nn.Module,
+        image: torch.Tensor,
+        outside: float,
+        precision: str | None = None,
     ) -> None:
+        weights = _weights_of(mask_decoder, image, precision)
+        if weights is None:
+            raise ValueError(
+                "Only a FastMaskDecoder of Segment Anything's own parts, not in training, decodes locally."
+            )
         self._prompt_encoder, self._decoder, self._outside = prompt_encoder, mask_decoder, outside
-        self._weights = self.weights_of(mask_decoder, image)
+        self._weights = weights
         dtype = self._weights.up1.weight.dtype
         self.grid = tuple(image.shape[-2:])
         self._image = _to_tokens(image)[0].to(dtype)
-        self._position = _to_tokens(prompt_encoder.get_dense_pe())[0].to(dtype)
+        self._position = mask_decoder.position_tokens(prompt_encoder, dtype)
 
-    @staticmethod
-    @torch.no_grad()
-    def weights_of(mask_decoder: nn.Module, image: torch.Tensor) -> _Weights | None:
-        """What it computes with; None where a decoder cannot be used like this: it is none of ours, or it is trained."""
-        return mask_decoder.fast_weights(image) if isinstance(mask_decoder, FastMaskDecoder) else None
+    @classmethod
+    def of(cls, predictor: SamPredictor, outside: float) -> LocalMaskDecoder | None:
+        """One for the image that is set in a predictor, as precise as its encoder.
+
+        None where a GPU is used, which is faster with all of the image and all objects at once, and where the decoder is
+        none of ours or in training.
+        """
+        model, image = predictor.model, predictor.features
+        precision = getattr(model.image_encoder, "precision", None)
+        if image.device.type != "cpu" or _weights_of(model.mask_decoder, image, precision) is None:
+            return None
+        return cls(model.prompt_encoder, model.mask_decoder, image, outside, precision)
 
     @torch.no_grad()
     def __call__(
@@ -90,6 +111,7 @@ class LocalMaskDecoder:
         windows: Sequence[Window],
         multimask: bool,
         threshold: float = 0.0,
+        n_points: Sequence[int] | None = None,
     ) -> list[LocalMasks]:
         """Decode n prompts.
 
@@ -101,65 +123,64 @@ class LocalMaskDecoder:
                 of its window is computed everywhere.
             multimask: Three masks for each prompt instead of one.
             threshold: The logit above which a pixel is in the mask.
+            n_points: How many of the k points each prompt has, the first of them; the others must have the label -1.
+                All k by default.
         """
         n = len(windows)
-        sparse = torch.zeros(n, 0, self._image.shape[-1], device=self._image.device)
-        if points is not None or boxes is not None:
-            sparse, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
-        output = torch.cat([self._decoder.iou_token.weight, self._decoder.mask_tokens.weight])
-        prompts = torch.cat([output.expand(n, -1, -1), sparse], 1)
+        counts, prompts = self._tokens(n, points, boxes, n_points)
         found: list[LocalMasks] = []
+        row = 0
         for start in range(0, n, _GROUP):
             part = slice(start, start + _GROUP)
             patches = None if masks is None else masks[part]
-            found += self._decode_group(prompts[part], patches, windows[part], multimask, threshold)
+            rows = slice(row, row := row + sum(counts[part]))
+            found += self._decode_group(prompts[rows], counts[part], patches, windows[part], multimask, threshold)
         return found
+
+    def _tokens(
+        self,
+        n: int,
+        points: tuple[torch.Tensor, torch.Tensor] | None,
+        boxes: torch.Tensor | None,
+        n_points: Sequence[int] | None,
+    ) -> tuple[list[int], torch.Tensor]:
+        """How many tokens each prompt has, and all of them one below the other."""
+        output = torch.cat([self._decoder.iou_token.weight, self._decoder.mask_tokens.weight])
+        sparse = torch.zeros(n, 0, self._image.shape[-1], device=self._image.device)
+        if points is not None or boxes is not None:
+            sparse, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
+        tokens = torch.cat([output.expand(n, -1, -1), sparse], 1)
+        if points is None or n_points is None:
+            return [tokens.shape[1]] * n, tokens.flatten(0, 1)
+        # after the points comes a box, or one token that stands for none, as all that is filled up
+        there = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        k = points[0].shape[1]
+        there[:, len(output) : len(output) + k] = torch.arange(k) < torch.as_tensor(n_points)[:, None]
+        return there.sum(1).tolist(), tokens[there.to(tokens.device)]
 
     def _decode_group(
         self,
         prompts: torch.Tensor,
+        counts: Sequence[int],
         patches: Sequence[MaskPatch] | None,
         windows: Sequence[Window],
         multimask: bool,
         threshold: float,
     ) -> list[LocalMasks]:
         base, changes = self._dense(patches)
-        first = self._weights.layers[0]
-        shared = _SharedLayer(first, base, self._position, changes, prompts) if len(prompts) >= _SHARED_FROM else None
-        found = []
-        for k, window in enumerate(windows):  # one by one, so that the image tokens stay in the cache
-            part = slice(k, k + 1)
-            if shared is not None:
-                tokens, image = shared(part)
-            else:
-                image = _changed(base, changes[part])
-                tokens, image = first(prompts[part], image, prompts[part], self._position[None])
-            tokens, image = self._attend(tokens, image, prompts[part], multimask)
-            found.append(self._masks(tokens, image[0], window, multimask, threshold))
-        return found
-
-    def _attend(
-        self, tokens: torch.Tensor, image: torch.Tensor, prompts: torch.Tensor, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All layers but the first; the tokens for the IoU and the masks asked for, and the image's."""
-        position = self._position[None]
-        for layer in self._weights.layers[1:]:
-            tokens, image = layer(tokens, image, prompts, position)
-        used = [0, *(1 + m for m in self._asked_for(multimask))]
-        query = (tokens + prompts)[:, used]
-        return tokens[:, used] + self._weights.final(query, image + position, image), image
-
-    def _asked_for(self, multimask: bool) -> range:
-        return range(1, self._decoder.num_mask_tokens) if multimask else range(1)
+        masks = range(1, self._decoder.num_mask_tokens) if multimask else range(1)
+        used = [0, *(1 + m for m in masks)]
+        tokens, images = decode_tokens(self._weights, base, self._position, prompts, counts, changes, used)
+        tokens = self._decoder.transformer.norm_final_attn(tokens)
+        networks = self._decoder.output_hypernetworks_mlps
+        kernels = torch.stack([networks[m](tokens[:, 1 + i]) for i, m in enumerate(masks)], 1)
+        ious = self._decoder.iou_prediction_head(tokens[:, 0])[:, masks.start : masks.stop].float()
+        return [self._masks(images[k], kernels[k], ious[k], window, threshold) for k, window in enumerate(windows)]
 
     def _masks(
-        self, tokens: torch.Tensor, image: torch.Tensor, window: Window, multimask: bool, threshold: float
+        self, image: torch.Tensor, kernels: torch.Tensor, ious: torch.Tensor, window: Window, threshold: float
     ) -> LocalMasks:
-        """The masks of one prompt from its tokens and the image's (N, C)."""
-        masks, networks = self._asked_for(multimask), self._decoder.output_hypernetworks_mlps
-        tokens = self._decoder.transformer.norm_final_attn(tokens)[0]
-        kernels = torch.stack([networks[m](tokens[1 + i]) for i, m in enumerate(masks)])
-        ious = self._decoder.iou_prediction_head(tokens[0])[masks.start : masks.stop].float()
+        """The masks of one prompt from its image tokens (N, C)."""
         logits = self._upscaled(image, kernels, window)
         if reaches_border(logits, window, self.grid, threshold):
             window = (0, self.grid[0], 0, self.grid[1])
@@ -195,111 +216,12 @@ class LocalMaskDecoder:
         return (rows[:, None] * self.grid[1] + columns).flatten()
 
 
-def _changed(base: torch.Tensor, changes: Changes) -> torch.Tensor:
-    """The image tokens of one prompt, (1, N, C)."""
-    image = base[None]
-    if changes:
-        which, values = changes[0]
-        image = image.clone()
-        image[0, which] = values
-    return image
-
-
-class _SharedLayer:
-    """The first layer, with the image's projections made once for all prompts and corrected where a mask changes them.
-
-    Args:
-        layer: The layer.
-        base: Image tokens common to all prompts (N, C).
-        position: Their positions (N, C).
-        changes: For each prompt which image tokens differ, and their values.
-        prompts: Tokens (n, T, C).
-    """
-
-    def __init__(
-        self, layer: _Layer, base: torch.Tensor, position: torch.Tensor, changes: Changes, prompts: torch.Tensor
-    ) -> None:
-        self._block, self._base = layer.block, base
-        block, located = layer.block, base + position
-        if block.skip_first_layer_pe:
-            tokens = block.self_attn(prompts, prompts, prompts)
-        else:
-            tokens = prompts + block.self_attn(prompts + prompts, prompts + prompts, prompts)
-        tokens = block.norm1(tokens)
-        self._changed = [(which, values, values + position[which]) for which, values in changes]
-        found = _tokens_to_shared(block.cross_attn_token_to_image, tokens + prompts, base, located, self._changed)
-        tokens = block.norm2(tokens + found)
-        self._tokens = block.norm3(tokens + block.mlp(tokens))
-        self._weights, self._values = _shared_to_tokens(
-            layer, self._tokens + prompts, self._tokens, located, self._changed
-        )
-
-    def __call__(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (n, T, C) and image tokens (n, N, C) of some of the prompts."""
-        weights, values = self._weights[part], self._values[part]
-        image = torch.baddbmm(self._base.expand(len(values), -1, -1), weights.transpose(1, 2), values)
-        for k, (which, new, _) in enumerate(self._changed[part]):
-            image[k].index_add_(0, which, new - self._base[which])
-        return self._tokens[part], layer_norm(image, self._block.norm4, image.dtype)
-
-
-def _tokens_to_shared(
-    attention: Attention, q: torch.Tensor, base: torch.Tensor, located: torch.Tensor, changed: Changed
-) -> torch.Tensor:
-    """Tokens q (n, T, C) attend to the image."""
-    n, n_tokens, _ = q.shape
-    heads, dtype = attention.num_heads, base.dtype
-    q = _in_heads(attention.q_proj(q).flatten(0, 1), heads).to(dtype)
-    q = q * q.shape[-1] ** -0.5
-    keys, values = (
-        _in_heads(_project(linear, x), heads) for linear, x in ((attention.k_proj, located), (attention.v_proj, base))
-    )
-    scores = (q @ keys.transpose(1, 2)).unflatten(1, (n, n_tokens))
-    news = []
-    for k, (which, new, new_located) in enumerate(changed):
-        new_keys, new_values = (
-            _in_heads(_project(linear, x), heads)
-            for linear, x in ((attention.k_proj, new_located), (attention.v_proj, new))
-        )
-        rows = q[:, k * n_tokens : (k + 1) * n_tokens]
-        scores[:, k].index_copy_(2, which, rows @ new_keys.transpose(1, 2))
-        news.append(new_values)
-    weights = scores.flatten(1, 2).softmax(-1)
-    x = (weights @ values).unflatten(1, (n, n_tokens))
-    weights = weights.unflatten(1, (n, n_tokens))
-    for k, (which, _, _) in enumerate(changed):
-        x[:, k] += weights[:, k].index_select(2, which) @ (news[k] - values[:, which])
-    return attention.out_proj(x.permute(1, 2, 0, 3).flatten(2).float())
-
-
-def _shared_to_tokens(
-    layer: _Layer, k: torch.Tensor, v: torch.Tensor, located: torch.Tensor, changed: Changed
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image attends to tokens: weights (n, heads * T, N), and what each token gives (n, heads * T, C)."""
-    attention, reverse = layer.block.cross_attn_image_to_token, layer.image_to_tokens
-    n, n_tokens, _ = k.shape
-    heads, dtype = attention.num_heads, located.dtype
-    keys = _in_heads(attention.k_proj(k).flatten(0, 1), heads)
-    keys = (keys * keys.shape[-1] ** -0.5).to(dtype)
-    queries = _in_heads(_project(attention.q_proj, located), heads)
-    scores = (keys @ queries.transpose(1, 2)).unflatten(1, (n, n_tokens))
-    for index, (which, _, new_located) in enumerate(changed):
-        rows = keys[:, index * n_tokens : (index + 1) * n_tokens]
-        new_queries = _in_heads(_project(attention.q_proj, new_located), heads)
-        scores[:, index].index_copy_(2, which, rows @ new_queries.transpose(1, 2))
-    weights = scores.softmax(2).transpose(0, 1).flatten(1, 2)
-    v = attention.v_proj(v).unflatten(-1, (heads, -1))
-    values = torch.einsum("bthd,chd->bhtc", v, reverse.out) + attention.out_proj.bias / heads
-    return weights, values.flatten(1, 2).to(dtype)
-
-
-def _in_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(N, C) -> (heads, N, C / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(0, 1)
-
-
-def _project(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
+@torch.no_grad()
+def _weights_of(mask_decoder: nn.Module, image: torch.Tensor, precision: str | None) -> _Weights | None:
+    """What is computed with; None where a decoder cannot be used locally."""
+    if not isinstance(mask_decoder, FastMaskDecoder):
+        return None
+    return mask_decoder.fast_weights(image, precision=precision)
 
 
 def reaches_border(logits: torch.Tensor, window: Window, grid: tuple[int, int], threshold: float) -> bool:

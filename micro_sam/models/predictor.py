@@ -105,7 +105,8 @@ def get_sam_model(
             `reset` and `close`. A tqdm bar is shown by default.
         decoder_path: A file with the weights of the instance segmentation decoder. By default the one in the checkpoint,
             the registered model's, or a file ``<checkpoint>_decoder`` beside the checkpoint.
-        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes it natively.
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes it natively: for the encoder, and
+            for objects that are followed through slices. Prompts are decoded in float32.
         accelerate: Replace parts of the network by faster ones with the same results. Training needs the plain network.
         model_kwargs: `num_multimask_outputs` and `image_size`, as in `build_sam`.
 

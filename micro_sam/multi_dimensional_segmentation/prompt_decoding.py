@@ -45,7 +45,7 @@ class PromptDecoder:
         self._image_size = predictor.model.image_encoder.img_size
         self._threshold = float(predictor.model.mask_threshold)
         self._upscaler = Upscaler.of(predictor)
-        self._decode = self._locally if _is_local(predictor) else self._everywhere
+        self._local = LocalMaskDecoder.of(predictor, OUTSIDE)
 
     def __call__(self, shapes: Sequence[Instance]) -> Iterator[tuple[int, list[Decoded]]]:
         """For each mask (its index) what is decoded from it: one mask, or three if the prompts are ambiguous."""
@@ -54,16 +54,20 @@ class PromptDecoder:
         if projection.points or projection.single_point:
             extension = self._settings.box_extension
             points = [points_of(shape, self._size, extension, not projection.points) for shape in shapes]
+        boxes = np.stack([self._box(shape)[[1, 0, 3, 2]] for shape in shapes]) if projection.box and shapes else None
         counts = np.array([len(labels) for _, labels in points] or [0] * len(shapes))
-        for count in np.unique(counts):
-            which = np.flatnonzero(counts == count)
-            chosen = [shapes[k] for k in which]
+        for which in (
+            [np.arange(len(shapes))] if self._local else [np.flatnonzero(counts == n) for n in np.unique(counts)]
+        ):
             prompts = Prompts(
-                points=np.stack([points[k][0][:, ::-1] for k in which]) if points else None,
-                labels=np.stack([points[k][1] for k in which]) if points else None,
-                boxes=np.stack([self._box(shape)[[1, 0, 3, 2]] for shape in chosen]) if projection.box else None,
+                *(_filled_up([points[k] for k in which]) if points else (None, None)),
+                boxes=None if boxes is None else boxes[which],
             )
-            for index, found in zip(which, self._decode(chosen, prompts), strict=True):
+            chosen = [shapes[k] for k in which]
+            answers = (
+                self._locally(chosen, prompts, counts[which]) if self._local else self._everywhere(chosen, prompts)
+            )
+            for index, found in zip(which, answers, strict=True):
                 decoded = (self._upscaled(*low) for low in found)
                 yield int(index), [entry for entry in decoded if entry is not None]
 
@@ -73,10 +77,9 @@ class PromptDecoder:
     def _patches(self, shapes: Sequence[Instance]) -> list[tuple[np.ndarray, tuple[int, int, int, int]]]:
         return [logits_of(shape, self._size, self._input_size, self._image_size) for shape in shapes]
 
-    def _locally(self, shapes: Sequence[Instance], prompts: Prompts) -> Iterator[list[_Low]]:
+    def _locally(self, shapes: Sequence[Instance], prompts: Prompts, n_points: np.ndarray) -> Iterator[list[_Low]]:
         """Masks around the objects only."""
-        model, device = self._predictor.model, self._predictor.device
-        decoder = LocalMaskDecoder(model.prompt_encoder, model.mask_decoder, self._predictor.features, OUTSIDE)
+        device = self._predictor.device
         scale = scale_xy(self._predictor)
         points = boxes = masks = None
         if prompts.points is not None:
@@ -86,9 +89,10 @@ class PromptDecoder:
             boxes = torch.as_tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32, device=device)
         if self._settings.projection.mask:
             masks = [MaskPatch(torch.as_tensor(patch), window) for patch, window in self._patches(shapes)]
-        windows = [self._window(shape, decoder.grid) for shape in shapes]
+        windows = [self._window(shape, self._local.grid) for shape in shapes]
         multimask = self._settings.projection.is_ambiguous
-        for found in decoder(points, boxes, masks, windows, multimask, self._threshold):
+        counts = None if points is None else n_points.tolist()
+        for found in self._local(points, boxes, masks, windows, multimask, self._threshold, counts):
             y0, y1, x0, x1 = (_TOKEN * side for side in found.window)
             yield [(logits, (y0, y1, x0, x1), float(iou)) for logits, iou in zip(found.logits, found.ious, strict=True)]
 
@@ -134,7 +138,10 @@ class PromptDecoder:
         return shape, values[tuple(slice(s.start - o, s.stop - o) for s, o in zip(shape.window, (y, x)))]
 
 
-def _is_local(predictor: SamPredictor) -> bool:
-    """Whether to decode around objects, one after another; a GPU is faster with all of them at once."""
-    on_cpu = predictor.features.device.type == "cpu"
-    return on_cpu and LocalMaskDecoder.weights_of(predictor.model.mask_decoder, predictor.features) is not None
+def _filled_up(points: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, k, 2) in (x, y) and their labels (n, k), of prompts with up to k points; -1 where there is none."""
+    n_points = max(len(labels) for _, labels in points)
+    coordinates, labels = np.zeros((len(points), n_points, 2)), np.full((len(points), n_points), -1)
+    for k, (yx, kinds) in enumerate(points):
+        coordinates[k, : len(yx)], labels[k, : len(kinds)] = yx[:, ::-1], kinds
+    return coordinates, labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -73,9 +75,47 @@ def test_a_mask_that_reaches_the_border_of_its_window_is_computed_everywhere(par
     torch.testing.assert_close(local.logits, expected[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+@torch.no_grad()
+def test_prompts_with_different_numbers_of_points_are_decoded_together(parts, boxed):
+    encoder, stock, image = parts
+    (coordinates, labels), boxes, _, _ = _prompts(5)
+    counts = [3, 1, 2, 3, 1]
+    for k, count in enumerate(counts):
+        labels[k, count:] = -1
+    decoder = LocalMaskDecoder(encoder, FastMaskDecoder(stock, "float32"), image, OUTSIDE)
+    windows = [(2, 10, 1, 9)] * 5
+    found = decoder((coordinates, labels), boxes if boxed else None, None, windows, False, 1e6, counts)
+    for k, (local, count) in enumerate(zip(found, counts, strict=True)):
+        points = coordinates[k : k + 1, :count], labels[k : k + 1, :count]
+        sparse, dense = encoder(points, boxes[k : k + 1] if boxed else None, None)
+        expected, ious = stock(image, encoder.get_dense_pe(), sparse, dense, False)
+        torch.testing.assert_close(local.logits, expected[0, :, 8:40, 4:36], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(local.ious, ious[0], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_another_precision_than_the_decoders_own_can_be_asked_for(parts):
+    encoder, stock, image = parts
+    _, boxes, _, _ = _prompts(5)
+    fast, windows = FastMaskDecoder(stock, "float32"), [(2, 10, 1, 9)] * 5
+    fine = LocalMaskDecoder(encoder, fast, image, OUTSIDE)(None, boxes, None, windows, False, 1e6)
+    coarse = LocalMaskDecoder(encoder, fast, image, OUTSIDE, "bfloat16")(None, boxes, None, windows, False, 1e6)
+    for a, b in zip(fine, coarse, strict=True):
+        assert not torch.equal(a.logits, b.logits)
+        torch.testing.assert_close(a.logits, b.logits, rtol=0.1, atol=0.1 * float(a.logits.std()))
+
+
 def test_decoders_that_are_trained_or_of_another_kind_are_left_alone(parts):
-    _, stock, image = parts
-    assert LocalMaskDecoder.weights_of(stock, image) is None
-    fast = FastMaskDecoder(stock, "float32").train()
-    assert LocalMaskDecoder.weights_of(fast, image) is None
-    assert LocalMaskDecoder.weights_of(fast.eval(), image) is not None
+    encoder, stock, image = parts
+    fast = FastMaskDecoder(stock, "float32")
+
+    def local(mask_decoder):
+        model = SimpleNamespace(prompt_encoder=encoder, mask_decoder=mask_decoder, image_encoder=None)
+        return LocalMaskDecoder.of(SimpleNamespace(model=model, features=image), OUTSIDE)
+
+    assert local(stock) is None
+    assert local(fast.train()) is None
+    assert local(fast.eval()) is not None
+    with pytest.raises(ValueError, match="FastMaskDecoder"):
+        LocalMaskDecoder(encoder, stock, image, OUTSIDE)
