@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ..errors import ParameterError
 from ..models.build_sam import IMAGE_SIZE
 from ..models.cache import checkpoint_location
+from ..models.checkpoint import read_checkpoint
 from ..models.decoder_adapter import build_decoder
 from ..models.device import get_device
 from ..models.predictor import get_sam_model
@@ -32,7 +33,7 @@ class StartingPoint:
     """The model a training begins with, and how it is trained.
 
     Attributes:
-        model_type: A registered model; with `checkpoint_path` it names the encoder.
+        model_type: A registered model; with `checkpoint_path` the encoder, which is recognised where none was said.
         checkpoint_path: A model file of one's own.
         device: Where to train.
         model_kwargs: ``image_size``, see `get_sam_model`.
@@ -53,6 +54,8 @@ def starting_point(
     model_kwargs: dict[str, Any] | None = None,
 ) -> StartingPoint:
     """What settings and hardware say; see `run_training` for the arguments."""
+    if checkpoint_path is not None and settings.model_type is None:
+        settings = replace(settings, model_type=read_checkpoint(checkpoint_path).encoder)
     values = _values(settings, device)
     model_kwargs = {**(model_kwargs or {}), **_frame(settings.frame, values["model_type"])}
     checkpoint = None if checkpoint_path is None else os.fspath(checkpoint_path)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -133,6 +139,60 @@ def test_volumes_learn_from_the_annotated_slices_and_a_training_can_be_paused(op
     window.wait(lambda: training.controller.state == "done", 120)
     assert training.curves.loss.curve.points[-1][0] < 40
     assert training.controller.result.output_path.exists()
+
+
+def test_a_method_that_was_chosen_stays_when_the_window_is_opened_again(open_both, nuclei):
+    window, training = open_both(Annotator2d, *nuclei)
+    method = training.model.method
+    assert method.currentData() == "all"  # suits the small model
+    method.setCurrentIndex(method.findData("decoder"))
+    method.activated.emit(method.currentIndex())  # as a click does
+    assert open_for_annotator(window.widget) is training
+    assert method.currentData() == "decoder"
+
+
+KILLED = """
+import sys
+import napari, numpy as np
+from test_training_window import choose_little
+from window_driver import open_window
+from micro_sam.sam_annotator import Annotator2d
+from micro_sam.sam_annotator.training_ui import open_for_annotator
+data = np.load(sys.argv[1])
+window = open_window(napari.Viewer(), Annotator2d, data["image"])
+window.controller.begin_with(data["labels"])
+training = open_for_annotator(window.widget)
+choose_little(training)
+training.model.more._editors["n_iterations"].setText("12")
+window.settle(10)
+window.press(training.start)
+window.wait(lambda: len(training.curves.loss.curve.points) >= 7 or training.status.kind == "error", 120)
+print("training", len(training.curves.loss.curve.points), flush=True)
+while True:
+    window.settle()
+"""
+
+
+def test_a_training_whose_window_is_killed_goes_on_where_it_was(open_both, nuclei, tmp_path):
+    np.savez(tmp_path / "data.npz", image=nuclei[0], labels=nuclei[1])
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MICROSAM_CACHEDIR": str(tmp_path / "cache")}
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "data.npz")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline().split()[0] == "training"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    window, training = open_both(Annotator2d, *nuclei)
+    choose_little(training)
+    training.model.more._editors["n_iterations"].setText("12")
+    window.press(training.start)
+    window.wait(lambda: training.controller.state == "done" or training.status.kind == "error", 120)
+    assert training.controller.state == "done", training.status.text.text()
+    steps = [step for step, _ in training.curves.loss.curve.points]
+    assert training.controller.result.output_path.name == "my_model.pt"
+    assert max(steps) == 12 and steps[:3] == [2, 4, 6]  # what the curve knows of the epochs before, then single steps
+    assert len(steps) == len(set(steps))
 
 
 def _weights(predictor) -> np.ndarray:

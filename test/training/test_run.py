@@ -56,6 +56,12 @@ def test_the_exported_file_holds_everything(data, tmp_path):
     assert model_defaults(predictor, segmenter) == {"foreground_threshold": 0.4}
 
 
+def test_the_encoder_of_a_file_of_ones_own_is_recognised(data, tmp_path):
+    result = drain(_run(data, tmp_path, n_iterations=1, n_scored=0))
+    start = starting_point(TrainingSettings(configuration="V100", frame=512), result.output_path, device="cpu")
+    assert start.model_type == "vit_t" and start.model_kwargs == {"image_size": 512}
+
+
 def test_a_closed_run_goes_on_and_other_settings_are_refused(data, tmp_path):
     work = _run(data, tmp_path, n_scored=0)
     for progress in work:

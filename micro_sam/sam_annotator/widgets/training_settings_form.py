@@ -50,6 +50,8 @@ class TrainingSettingsForm(Section):
             self.method.addItem(text, name)
             self.method.setItemData(self.method.count() - 1, tooltip, 3)
         self.method.setToolTip("Which part of the model is trained.")
+        self._method_was_chosen = False
+        self.method.activated.connect(self._on_method_chosen)
         found = find_configuration()
         self.hardware = _combo("Settings that suit this computer; what you choose here or below wins.", [])
         self.hardware.addItem(f"{found} (found)", None)
@@ -98,13 +100,17 @@ class TrainingSettingsForm(Section):
         self.hardware.setToolTip(f"Settings that suit this computer: {', '.join(listed)}. What you choose wins.")
 
     def set_model(self, choice: ModelChoice) -> None:
-        """Begin with the model of an annotator, and train what suits its size."""
+        """Begin with the model of an annotator, and train what suits its size, unless that was chosen."""
         with quietly(self.model, self.weights.line):
             index = self.model.findText(choice.model_type)
             self.model.setCurrentIndex(max(index, 0) if choice.checkpoint_path is None else 0)
             self.weights.line.setText(choice.checkpoint_path or "")
         is_small = choice.checkpoint_path is None and get_spec(choice.model_type).encoder == "vit_t"
-        self.method.setCurrentIndex(self.method.findData("all" if is_small else "lora"))
+        if not self._method_was_chosen:
+            self.method.setCurrentIndex(self.method.findData("all" if is_small else "lora"))
+
+    def _on_method_chosen(self, index: int) -> None:
+        self._method_was_chosen = True
 
     def settings(self, more: dict[str, Any]) -> TrainingSettings:
         """What is chosen, with what another part of the window says.
