@@ -16,7 +16,7 @@ _SMALL, _LARGE = 88, 380
 
 
 class ExamplesView(QWidget):
-    """A row of pictures for each example; a click shows them large."""
+    """Pictures of each example, beside each other or, if they are wide, one below the other; a click shows them large."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,15 +29,19 @@ class ExamplesView(QWidget):
         """Show these in the place of the ones before."""
         while (item := self._grid.takeAt(0)) is not None:
             item.widget().deleteLater()
-        for row, example in enumerate(examples):
-            for column, (picture, text) in enumerate(zip(example.pictures(), captions(example))):
-                shown = _Picture(picture, _SMALL)
+        for example in examples:
+            pictures = example.pictures()
+            is_wide = pictures[0].shape[1] > 2 * pictures[0].shape[0]  # held-out objects are often a strip of the image
+            row = self._grid.rowCount()
+            for k, (picture, text) in enumerate(zip(pictures, captions(example))):
+                shown = _Picture(picture, 3 * _SMALL if is_wide else _SMALL)
                 shown.setToolTip(f"{text}. Click to see it large.")
                 shown.clicked.connect(lambda example=example: self.enlarge(example))
                 title = QLabel(text)
                 title.setStyleSheet("font-size: 8pt;")
-                self._grid.addWidget(title, 2 * row, column)
-                self._grid.addWidget(shown, 2 * row + 1, column)
+                place = (row + 2 * k, 0, 1, len(pictures)) if is_wide else (row, k, 1, 1)
+                self._grid.addWidget(title, *place)
+                self._grid.addWidget(shown, place[0] + 1, *place[1:])
 
     def enlarge(self, example: Example) -> None:
         """Show an example in a window of its own."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from micro_sam.progress import Progress
@@ -108,7 +109,7 @@ class TrainingPanel(QWidget):
         self.use.clicked.connect(self.use_requested)
         self.path = QLabel()
         self.path.setWordWrap(True)
-        self.path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.path.setOpenExternalLinks(True)
         section.add(self.verdict)
         section.add(self.examples)
         section.add(self.use)
@@ -185,7 +186,9 @@ class TrainingPanel(QWidget):
         self.verdict.setText(result.verdict)
         self.verdict.setStyleSheet(f"QLabel {{ border-left: 4px solid {color}; padding: 2px 2px 2px 6px; }}")
         self.examples.show_examples(result.examples)
-        self.path.setText(f"The model is {result.output_path}")
+        folder = QUrl.fromLocalFile(str(result.output_path.parent)).toString()
+        self.path.setText(f'Saved as {escape(result.output_path.name)} (<a style="color: #4a9fe0" href="{folder}">open its folder</a>)')
+        self.path.setToolTip(str(result.output_path))
         self._made_result.show()
         self._show(self._made_result)
 
