@@ -143,7 +143,7 @@ def test_exported_weights_open_as_a_model_with_decoder(recipe, tmp_path):
 
     trainer = _trainer(recipe)
     trainer.save(tmp_path / "latest.pt")
-    recipe["export"].export(tmp_path / "latest.pt", tmp_path / "model.pt")
+    recipe["export"].export([tmp_path / "latest.pt"], tmp_path / "model.pt")
     assert (tmp_path / "model.pt").stat().st_size < 40e6
     predictor = get_sam_model("vit_t", checkpoint_path=tmp_path / "model.pt", device="cpu")
     assert predictor.model_type == "vit_t"
@@ -152,3 +152,16 @@ def test_exported_weights_open_as_a_model_with_decoder(recipe, tmp_path):
     again.start_from(tmp_path / "model.pt")
     for mine, other in zip(again.sam.parameters(), trainer.sam.parameters()):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-2)
+
+
+def test_runs_are_averaged_when_they_are_exported_together(recipe, tmp_path):
+    runs = [_trainer(recipe, seed=seed) for seed in (0, 1)]
+    for number, trainer in enumerate(runs):
+        trainer.step_index = number
+        trainer.save(tmp_path / f"{number}.pt")
+    recipe["export"].export([tmp_path / "1.pt", tmp_path / "0.pt"], tmp_path / "mean.pt")
+    mean = torch.load(tmp_path / "mean.pt", weights_only=True)
+    assert mean["metadata"]["steps"] == 1 and mean["metadata"]["averaged"] == [0, 1]
+    one, other = (trainer.average["sam"] for trainer in runs)
+    for name, value in mean["model_state"].items():
+        torch.testing.assert_close(value.float(), (one[name] + other[name]).float() / 2, atol=1e-3, rtol=1e-3)
