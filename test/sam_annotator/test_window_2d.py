@@ -329,7 +329,7 @@ def test_jobs_errors_and_closing(open_2d, image, tmp_path, monkeypatch):
     window.press(embedding.compute)
     window.wait(lambda: window.widget.status.kind == "error" and "press" not in window.status)
     assert str(locked) in window.status and window.status.endswith(".")
-    assert not window.widget.status.bar.isVisible()
+    window.wait(lambda: not window.widget.status.bar.isVisible())  # hidden when the job has ended, just after its error
 
     embedding.store.line.setText("/sys/cells.zarr")  # read-only for everybody, also for root
     window.press(embedding.compute)
