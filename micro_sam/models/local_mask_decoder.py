@@ -55,6 +55,10 @@ class LocalMasks:
     ious: torch.Tensor
 
 
+class _NotLocalError(ValueError):
+    """A decoder cannot be used around objects only."""
+
+
 class LocalMaskDecoder:
     """Decodes prompts for one image.
 
@@ -79,7 +83,7 @@ class LocalMaskDecoder:
     ) -> None:
         weights = _weights_of(mask_decoder, image, precision)
         if weights is None:
-            raise ValueError(
+            raise _NotLocalError(
                 "Only a FastMaskDecoder of Segment Anything's own parts, not in training, decodes locally."
             )
         self._prompt_encoder, self._decoder, self._outside = prompt_encoder, mask_decoder, outside
@@ -97,10 +101,13 @@ class LocalMaskDecoder:
         none of ours or in training.
         """
         model, image = predictor.model, predictor.features
-        precision = getattr(model.image_encoder, "precision", None)
-        if image.device.type != "cpu" or _weights_of(model.mask_decoder, image, precision) is None:
+        if image.device.type != "cpu":
             return None
-        return cls(model.prompt_encoder, model.mask_decoder, image, outside, precision)
+        precision = getattr(model.image_encoder, "precision", None)
+        try:
+            return cls(model.prompt_encoder, model.mask_decoder, image, outside, precision)
+        except _NotLocalError:
+            return None
 
     @torch.no_grad()
     def __call__(
