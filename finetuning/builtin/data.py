@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from micro_sam.sample_data.synthetic import synthetic_data
@@ -24,20 +25,30 @@ logger = logging.getLogger(__name__)
 SYNTHETIC = ("nuclei", "cells", "rods", "membranes", "rings", "discs")
 """Kinds of synthetic images that are trained on; "granules" stay unseen, so that finetuning can be shown on them."""
 
+SPARSE = ("nuclei", "cells", "rods", "rings", "discs")
+"""Kinds of which few objects, or none, lie on empty ground, so that the model invents nothing there."""
+
 FRAME = 1024
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 
 # folder -> (share of the samples, {axis of the volume: step between the slices that are used})
 DOMAINS: dict[str, tuple[float, dict[int, int]]] = {
-    "dsb2018": (0.48, {}),
+    "dsb2018": (0.46, {}),
     "c2c12_phase": (0.06, {}),
-    "laptrack_nuclei": (0.04, {}),
-    "plantseg_ovule_nuclei3d": (0.05, {0: 3}),
-    "wsu_chloroplast_em_3d": (0.08, {0: 1}),
-    "fib25_neurons": (0.12, {0: 4, 1: 10, 2: 10}),
-    "synthetic": (0.17, {}),
+    "laptrack_nuclei": (0.03, {}),
+    "plantseg_ovule_nuclei3d": (0.04, {0: 3}),
+    "wsu_chloroplast_em_3d": (0.09, {0: 1}),
+    "fib25_neurons": (0.13, {0: 4, 1: 10, 2: 10}),
+    "synthetic": (0.12, {}),
+    "ground": (0.07, {}),
 }
+MADE = ("synthetic", "ground")
+"""Domains that are not read from a folder."""
+
+STAINED_WEIGHT = 2.0
+"""How often a colour image (stained tissue) is seen for each other of its domain: they are few and learnt last."""
+
 
 
 @dataclass
@@ -72,7 +83,8 @@ def _prepare(args: tuple[str, np.ndarray, np.ndarray]) -> Source | None:
 
     domain, image, labels = args
     if labels.max() == 0:
-        return None
+        nowhere = np.ones((2, *labels.shape), np.float16)
+        return Source(domain, image, labels.astype(np.int32), nowhere) if domain == "ground" else None
     target = PerObjectDistanceTransform(
         distances=True, boundary_distances=True, directed_distances=False, foreground=False, instances=True, min_size=5
     )(labels.astype(np.uint32))
@@ -100,10 +112,57 @@ def _make_synthetic(n_images: int, seed: int) -> Iterator[tuple[str, np.ndarray,
         yield "synthetic", image, labels
 
 
-def prepare(data_root: Path, cache: Path, n_synthetic: int = 360) -> None:
+def _make_ground(n_images: int, seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Few small or large objects on uneven ground; every fourth image shows none, stretched to the full range."""
+    rng = np.random.default_rng(seed)
+    for index in range(n_images):
+        side = int(rng.choice([256, 384, 512]))
+        image, labels = synthetic_data(
+            (side, side),
+            seed=seed + index,
+            kind=SPARSE[index % len(SPARSE)],
+            diameter=float(np.exp(rng.uniform(np.log(side / 24), np.log(side / 2)))),
+            density=float(rng.uniform(0.005, 0.08)),
+            noise=float(rng.choice([0.0, rng.uniform(0.0, 0.03), rng.uniform(0.0, 0.12)])),
+        )
+        image = image + _uneven(image.shape, rng)
+        if index % 4 == 0:
+            shown = ~ndimage.binary_dilation(labels > 0, iterations=8)
+            image = _largest_empty_part(image, shown)
+            labels = np.zeros(image.shape, np.uint32)
+        low, high = float(image.min()), float(image.max())
+        yield "ground", np.round((image - low) / max(high - low, 1.0) * 255).astype(np.uint8), labels
+
+
+def _uneven(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """What illumination, dust and fringes add to a ground, float32; often nothing."""
+    added = np.zeros(shape, np.float32)
+    for scale, share, strength in ((0.3, 0.5, 40), (0.05, 0.35, 20), (0.015, 0.25, 12)):
+        if rng.random() < share:
+            field = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), scale * max(shape))
+            added += rng.uniform(0, strength) * field / max(float(np.abs(field).max()), 1e-6)
+    if rng.random() < 0.15:
+        y, x = np.indices(shape, np.float32)
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.02, 0.2) * max(shape)
+        added += rng.uniform(0, 15) * np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period)
+    return added
+
+
+def _largest_empty_part(image: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """The largest of some windows of the image (YX) that lie in the empty mask."""
+    for side in range(image.shape[0], 16, -16):
+        starts = range(0, image.shape[0] - side + 1, 16)
+        for y, x in ((y, x) for y in starts for x in starts):
+            if empty[y : y + side, x : x + side].all():
+                return image[y : y + side, x : x + side]
+    return np.full_like(image, image.mean())
+
+
+def prepare(data_root: Path, cache: Path, n_synthetic: int = 360, n_ground: int = 240) -> None:
     """Read all train folders, make the synthetic images, compute the distances and write one file (without pickle)."""
-    items = [i for d, (_, steps) in DOMAINS.items() if d != "synthetic" for i in _read_domain(data_root, d, steps)]
+    items = [i for d, (_, steps) in DOMAINS.items() if d not in MADE for i in _read_domain(data_root, d, steps)]
     items += _make_synthetic(n_synthetic, seed=7)
+    items += _make_ground(n_ground, seed=11)
     with ProcessPoolExecutor() as pool:
         sources = [s for s in pool.map(_prepare, items, chunksize=8) if s is not None]
     arrays = {"domains": np.array([s.domain for s in sources])}
@@ -168,6 +227,8 @@ class CropSampler(torch.utils.data.IterableDataset):
         present = [d for d in DOMAINS if (domains == d).any()]
         shares = np.array([DOMAINS[d][0] for d in present])
         self.members = [np.flatnonzero(domains == d) for d in present]
+        weights = np.array([STAINED_WEIGHT if s.image.ndim == 3 else 1.0 for s in sources])
+        self.weights = [weights[m] / weights[m].sum() for m in self.members]
         self.shares = shares / shares.sum()
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -176,8 +237,9 @@ class CropSampler(torch.utils.data.IterableDataset):
         torch.manual_seed(self.seed)
         while True:
             domain = rng.choice(len(self.members), p=self.shares)
-            item = self.sample(self.sources[rng.choice(self.members[domain])], rng)
-            if int(item["labels"].max()) > 0 or rng.random() < 0.1:
+            source = self.sources[rng.choice(self.members[domain], p=self.weights[domain])]
+            item = self.sample(source, rng)
+            if source.domain == "ground" or int(item["labels"].max()) > 0 or rng.random() < 0.1:
                 yield item
 
     def sample(self, source: Source, rng: np.random.Generator) -> dict[str, torch.Tensor]:

@@ -14,15 +14,19 @@ def soft_iou_targets(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return intersection / union.clamp(min=1)
 
 
+FOCAL_WEIGHT = 5.0
+"""Segment Anything takes 20; large, unfamiliar objects then tend to nothing before they are learnt."""
+
+
 def mask_losses(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Focal (x 20) and Dice loss of every mask (n, m, s, s) against soft targets (n, s, s): (n, m)."""
+    """Focal and Dice loss of every mask (n, m, s, s) against soft targets (n, s, s): (n, m)."""
     target = target[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = logits.sigmoid()
     focal = (entropy * (probability - target).abs() ** 2).flatten(2).mean(-1)
     numerator = 2 * (probability * target).flatten(2).sum(-1) + 1
     dice = 1 - numerator / ((probability**2).flatten(2).sum(-1) + (target**2).flatten(2).sum(-1) + 1)
-    return 20 * focal + dice
+    return FOCAL_WEIGHT * focal + dice
 
 
 def prompt_loss(logits: torch.Tensor, iou: torch.Tensor, target: torch.Tensor, ambiguous: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def cache(recipe, tmp_path_factory):
         image, labels = synthetic_data((200, 240), seed=index)
         tifffile.imwrite(folder / f"{index}_image.tif", image)
         tifffile.imwrite(folder / f"{index}_labels.tif", labels.astype("uint16"))
-    recipe["data"].prepare(root, root / "cache.npz", n_synthetic=6)
+    recipe["data"].prepare(root, root / "cache.npz", n_synthetic=6, n_ground=8)
     return root / "cache.npz"
 
 
@@ -57,11 +57,45 @@ def _trainer(recipe, **settings):
 
 def test_prepared_images_come_back_with_normalised_distances(recipe, cache):
     sources = recipe["data"].load(cache)
-    assert len(sources) == 9 and {s.domain for s in sources} == {"dsb2018", "synthetic"}
+    assert len(sources) == 17 and {s.domain for s in sources} == {"dsb2018", "synthetic", "ground"}
     for source in sources:
         inside = source.distances[:, source.labels > 0]
-        assert source.image.dtype == np.uint8 and source.distances.min() >= 0 and inside.max() <= 1
+        assert source.image.dtype == np.uint8 and source.distances.min() >= 0 and inside.max(initial=0) <= 1
         assert (source.distances[:, source.labels == 0] == 1).all()
+
+
+def test_ground_is_mostly_empty_and_every_fourth_image_shows_nothing_at_all(recipe, cache):
+    ground = [s for s in recipe["data"].load(cache) if s.domain == "ground"]
+    assert [s.labels.max() > 0 for s in ground] == [False, True, True, True] * 2
+    assert all((s.labels > 0).mean() < 0.3 for s in ground)
+    assert all(s.image.max() == 255 and s.image.min() == 0 for s in ground)  # noise is stretched as it is in use
+
+
+def test_crops_without_objects_are_kept_of_ground_and_seldom_of_images(recipe):
+    data = recipe["data"]
+    empty = np.zeros((64, 64), np.int32)
+    ground, image = (
+        data.Source(domain, empty.astype(np.uint8), empty, np.ones((2, 64, 64), np.float16))
+        for domain in ("ground", "dsb2018")
+    )
+    assert next(iter(data.CropSampler([ground], CROP, seed=0)))["labels"].max() == 0
+    seen = []
+    sampler = data.CropSampler([image], CROP, seed=0)
+    sampler.sample = lambda source, rng: seen.append(source) or {"labels": torch.zeros(1)}
+    crops = iter(sampler)
+    for _ in range(5):
+        next(crops)
+    assert len(seen) > 20
+
+
+def test_stained_tissue_is_drawn_twice_as_often(recipe):
+    data = recipe["data"]
+    gray, colour = (
+        data.Source("dsb2018", np.zeros(shape, np.uint8), np.ones((64, 64), np.int32), np.ones((2, 64, 64), np.float16))
+        for shape in ((64, 64), (64, 64, 3))
+    )
+    sampler = data.CropSampler([gray, colour], CROP, seed=0)
+    np.testing.assert_allclose(sampler.weights[0], (1 / 3, 2 / 3))
 
 
 def test_crops_lie_on_the_grid_of_the_frame_and_maps_fit_the_labels(batch):
