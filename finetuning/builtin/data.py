@@ -50,7 +50,6 @@ STAINED_WEIGHT = 2.0
 """How often a colour image (stained tissue) is seen for each other of its domain: they are few and learnt last."""
 
 
-
 @dataclass
 class Source:
     """An annotated image: (H, W) or (H, W, 3) uint8, labels (H, W) int32, distances (2, H, W) float16."""

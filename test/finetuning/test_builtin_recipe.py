@@ -85,7 +85,7 @@ def test_crops_without_objects_are_kept_of_ground_and_seldom_of_images(recipe):
     crops = iter(sampler)
     for _ in range(5):
         next(crops)
-    assert len(seen) > 20
+    assert len(seen) > 15  # of five that were kept
 
 
 def test_stained_tissue_is_drawn_twice_as_often(recipe):
