@@ -39,7 +39,6 @@ $(BIN)/.installed-test: $(BIN)/.installed
 demo: $(BIN)/.installed
 	@mkdir -p $(DEMO_OUTPUT)
 	$(BIN)/micro_sam.automatic_segmentation --sample --model_type vit_t_builtin \
-		--foreground_threshold 0.7 --min_size 5000 \
 		--output_path $(DEMO_OUTPUT)/labels.tif --overlay $(DEMO_OUTPUT)/overlay.png
 
 test: $(BIN)/.installed-test

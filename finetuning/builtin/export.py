@@ -1,8 +1,9 @@
 """Write the weights that ship with the package from training checkpoints: their running averages, in float16.
 
-python finetuning/builtin/export.py --work WORK [WORK ...] --output micro_sam/models/weights/vit_t_builtin.pt
+    python finetuning/builtin/export.py --work WORK [WORK ...] --output micro_sam/models/weights/vit_t_builtin.pt
 
 The mean of several runs that began with the same weights, or went on from each other, is often better than each of them.
+So is, at times, a share of the last weights (``--last``), or of the exported ones that the run began with (``--began-with``).
 """
 
 from __future__ import annotations
@@ -14,41 +15,71 @@ from pathlib import Path
 
 import torch
 
+PARTS = {"sam": "model_state", "decoder": "decoder_state"}
+"""The networks' names in checkpoints of the training, and in exported files."""
 
-def export(checkpoints: Sequence[Path], output: Path) -> None:
-    """One file with ``model_state`` (flat Segment Anything names), ``decoder_state`` and ``metadata``."""
+
+def export(
+    checkpoints: Sequence[Path],
+    output: Path,
+    last: float = 0.0,
+    began_with: Path | None = None,
+    began_with_share: float = 0.0,
+) -> None:
+    """One file with ``model_state`` (flat Segment Anything names), ``decoder_state`` and ``metadata``.
+
+    Args:
+        checkpoints: Of runs that went on from each other or began with the same weights.
+        output: The file to write.
+        last: Share of each run's last weights; the rest is its running average.
+        began_with: Exported weights that take part.
+        began_with_share: Their share of the result.
+    """
     states = [torch.load(checkpoint, map_location="cpu", weights_only=True) for checkpoint in checkpoints]
     state = max(states, key=lambda state: state["step_index"])
-    averages = [other["average"] for other in states]
+    each = (1 - began_with_share) / len(states)
+    members = [(each * (1 - last), other["average"]) for other in states]
+    members += [(each * last, other["modules"]) for other in states]
+    if began_with is not None:
+        first = torch.load(began_with, map_location="cpu", weights_only=True)
+        members.append((began_with_share, {name: first[part] for name, part in PARTS.items()}))
+    shares = [share for share, _ in members]
     half = {
-        name: {key: _mean([average[name][key] for average in averages]) for key in weights}
-        for name, weights in state["average"].items()
+        part: {key: _mean(shares, [weights[name][key] for _, weights in members]) for key in state["average"][name]}
+        for name, part in PARTS.items()
     }
     metadata = {
         "name": "vit_t_builtin",
         "encoder": "vit_t",
         "steps": state["step_index"],
         "averaged": sorted(other["step_index"] for other in states),
+        "last": last,
+        "began_with": began_with_share,
         "minutes": round(state["seconds"] / 60, 1),
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in state["settings"].items()},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_suffix(".part")
-    torch.save({"model_state": half["sam"], "decoder_state": half["decoder"], "metadata": metadata}, part)
+    torch.save({**half, "metadata": metadata}, part)
     os.replace(part, output)
 
 
-def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean of parameters in float16; of whole numbers the last."""
-    return torch.stack(tuple(values)).mean(0).half() if values[0].is_floating_point() else values[-1]
+def _mean(shares: Sequence[float], values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The weighted mean of parameters in float16; of whole numbers (counts of steps) the largest."""
+    if not values[0].is_floating_point():
+        return torch.stack(tuple(values)).amax(0)
+    return sum(share * value.float() for share, value in zip(shares, values)).half()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, nargs="+", required=True, help="folders with latest.pt")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--last", type=float, default=0.0, help="share of the last weights instead of their average")
+    parser.add_argument("--began-with", nargs=2, metavar=("FILE", "SHARE"), help="exported weights to mix in")
     args = parser.parse_args()
-    export([work / "latest.pt" for work in args.work], args.output)
+    file, share = args.began_with or (None, 0.0)
+    export([w / "latest.pt" for w in args.work], args.output, args.last, file and Path(file), float(share))
 
 
 if __name__ == "__main__":

@@ -199,3 +199,18 @@ def test_runs_are_averaged_when_they_are_exported_together(recipe, tmp_path):
     one, other = (trainer.average["sam"] for trainer in runs)
     for name, value in mean["model_state"].items():
         torch.testing.assert_close(value.float(), (one[name] + other[name]).float() / 2, atol=1e-3, rtol=1e-3)
+
+
+def test_last_weights_and_those_a_run_began_with_are_mixed_in_by_their_shares(recipe, tmp_path):
+    first, trainer = _trainer(recipe, seed=0), _trainer(recipe, seed=1)
+    first.save(tmp_path / "first.pt")
+    recipe["export"].export([tmp_path / "first.pt"], tmp_path / "began.pt")
+    with torch.no_grad():
+        for parameter in trainer.sam.parameters():
+            parameter.add_(1.0)  # the running average stays behind
+    trainer.save(tmp_path / "latest.pt")
+    recipe["export"].export([tmp_path / "latest.pt"], tmp_path / "mixed.pt", 0.25, tmp_path / "began.pt", 0.2)
+    mixed = torch.load(tmp_path / "mixed.pt", weights_only=True)["model_state"]
+    for name, _ in trainer.sam.named_parameters():
+        expected = 0.8 * (trainer.average["sam"][name] + 0.25) + 0.2 * first.average["sam"][name]
+        torch.testing.assert_close(mixed[name].float(), expected, atol=2e-3, rtol=2e-3)
