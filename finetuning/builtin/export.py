@@ -3,7 +3,8 @@
     python finetuning/builtin/export.py --work WORK [WORK ...] --output micro_sam/models/weights/vit_t_builtin.pt
 
 The mean of several runs that began with the same weights, or went on from each other, is often better than each of them.
-So is, at times, a share of the last weights (``--last``), or of the exported ones that the run began with (``--began-with``).
+So is, at times, a share of the last weights (``--last``), or, where prompts are answered, of the exported
+ones that the run began with (``--began-with``).
 """
 
 from __future__ import annotations
@@ -32,22 +33,23 @@ def export(
         checkpoints: Of runs that went on from each other or began with the same weights.
         output: The file to write.
         last: Share of each run's last weights; the rest is its running average.
-        began_with: Exported weights that take part.
-        began_with_share: Their share of the result.
+        began_with: Exported weights that take part in the prompt encoder and the mask decoder.
+        began_with_share: Their share of these.
     """
     states = [torch.load(checkpoint, map_location="cpu", weights_only=True) for checkpoint in checkpoints]
     state = max(states, key=lambda state: state["step_index"])
-    each = (1 - began_with_share) / len(states)
-    members = [(each * (1 - last), other["average"]) for other in states]
-    members += [(each * last, other["modules"]) for other in states]
-    if began_with is not None:
-        first = torch.load(began_with, map_location="cpu", weights_only=True)
-        members.append((began_with_share, {name: first[part] for name, part in PARTS.items()}))
+    members = [((1 - last) / len(states), other["average"]) for other in states]
+    members += [(last / len(states), other["modules"]) for other in states]
     shares = [share for share, _ in members]
     half = {
         part: {key: _mean(shares, [weights[name][key] for _, weights in members]) for key in state["average"][name]}
         for name, part in PARTS.items()
     }
+    if began_with is not None:
+        first = torch.load(began_with, map_location="cpu", weights_only=True)["model_state"]
+        kept = (1 - began_with_share, began_with_share)
+        prompted = {k: v for k, v in half["model_state"].items() if not k.startswith("image_encoder.")}
+        half["model_state"] |= {key: _mean(kept, (value, first[key])) for key, value in prompted.items()}
     metadata = {
         "name": "vit_t_builtin",
         "encoder": "vit_t",

@@ -15,6 +15,7 @@ from micro_sam.instance_segmentation.instances import Instance, check_output_mod
 from micro_sam.instance_segmentation.masks import paint
 from micro_sam.instance_segmentation.nms import filter_and_suppress
 from micro_sam.instance_segmentation.prompted import DecodeOptions, decode_instances
+from micro_sam.instance_segmentation.regions import part_at_prompt
 from micro_sam.instance_segmentation.settings import AISSettings, APGSettings
 from micro_sam.instance_segmentation.watershed import Maps, label_seeds, landscape, seed_points
 from micro_sam.mask_decoding import Prompts
@@ -109,7 +110,7 @@ class AutomaticPromptGenerator(InstanceSegmentationWithDecoder):
         prompt_function: PromptFunction | None = None,
         optimize_memory: bool = False,
     ) -> np.ndarray | list[dict[str, Any]]:
-        """Derive prompts, decode a mask for each, and merge them.
+        """Derive prompts, decode a mask for each, keep of it the part in which the prompt lies, and merge them.
 
         Args:
             min_size: Smaller objects, in pixels, are removed.
@@ -175,17 +176,22 @@ class AutomaticPromptGenerator(InstanceSegmentationWithDecoder):
         """One mask for each prompt, in the image that is set in the predictor."""
         if len(prompts) == 0:
             return []
-        found = [masks[0] for masks in decode_instances(self._predictor, prompts, options)]
+        found = self._parts(prompts, options)
         there = [k for k, instance in enumerate(found) if instance is not None]
         if not refine or not there:
             return found
         shift = np.tile(options.origin[::-1], 2)
         boxes = np.array([found[k].box for k in there]) + [0, 0, 1, 1] - shift
         single = DecodeOptions(options.batch_size, mask_threshold=options.mask_threshold, origin=options.origin)
-        for k, masks in zip(there, decode_instances(self._predictor, Prompts(boxes=boxes), single)):
-            if masks[0] is not None and masks[0].score >= found[k].score:
-                found[k] = masks[0]
+        for k, refined in zip(there, self._parts(Prompts(boxes=boxes), single)):
+            if refined is not None and refined.score >= found[k].score:
+                found[k] = refined
         return found
+
+    def _parts(self, prompts: Prompts, options: DecodeOptions) -> list[Instance | None]:
+        """Of each prompt's mask the part that was asked for."""
+        firsts = (masks[0] for masks in decode_instances(self._predictor, prompts, options))
+        return [None if first is None else part_at_prompt(first) for first in firsts]
 
 
 def prompts_from(maps: Maps, settings: APGSettings, prompt_function: PromptFunction | None) -> Prompts:

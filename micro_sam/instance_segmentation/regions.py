@@ -1,4 +1,4 @@
-"""Remove small islands of a mask and fill its small holes."""
+"""Remove small islands of a mask and fill its small holes, or keep the one part that was asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,27 @@ def clean_regions(instance: Instance, min_area: int, shape: Sequence[int]) -> In
         shape: Height and width of the image: the background around the mask is a hole only at the image's edge.
     """
     filled = _fill_holes(instance, min_area, shape)
-    mask = _remove_islands(filled, min_area)
+    return _with_mask(instance, _remove_islands(filled, min_area))
+
+
+def part_at_prompt(instance: Instance) -> Instance:
+    """The connected part (by edges) of a mask in which its prompt lies; the largest where there is no such part.
+
+    One prompt asks for one object: specks elsewhere would be painted over others, or be taken for their duplicates.
+    """
+    parts = bic.segmentation.label(np.ascontiguousarray(instance.mask), connectivity=1)
+    if parts.max() <= 1:
+        return instance
+    wanted = 0
+    if instance.point_xy is not None:
+        x, y = (int(p) - o for p, o in zip(instance.point_xy, instance.origin[::-1]))
+        if 0 <= y < parts.shape[0] and 0 <= x < parts.shape[1]:
+            wanted = parts[y, x]
+    return _with_mask(instance, parts == (wanted or 1 + np.argmax(np.bincount(parts.ravel())[1:])))
+
+
+def _with_mask(instance: Instance, mask: np.ndarray) -> Instance:
+    """The instance with another mask of the same window, or itself where that is no other."""
     if np.array_equal(mask, instance.mask):
         return instance
     made = make_instance(mask, instance.origin)

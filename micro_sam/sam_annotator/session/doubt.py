@@ -2,7 +2,8 @@
 
 The model is asked twice for each object, with its box and with a click in its middle. It agrees with a good mask both
 times. Two cells taken for one, a part of a cell, an outline that is too wide, or an object where there is none: each
-gets another answer to at least one of the questions.
+gets another answer to at least one of the questions. Of an object it only guesses at, where asked for a mask has to be given, it is
+unsure both times.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _TEXT = "Look for doubtful objects"
 _ENOUGH = 5  # objects, to say which size is odd
 _USUAL = 2.0  # robust standard deviations of the logarithm of the size
 _SOLIDITY = 4.0  # how fast a dented shape becomes doubtful
+_NOTHING = 2.0  # how fast being unsure of both answers means that nothing is there
 _MENTIONED = 0.1  # what counts less is no reason
 
 #: What counts how much.
@@ -43,6 +45,7 @@ WEIGHTS: Mapping[str, float] = {
     "click": 0.6,
     "score": 0.5,
     "stability": 0.4,
+    "nothing": 0.9,
     "shape": 0.6,
     "pieces": 0.8,
     "size": 0.3,
@@ -190,6 +193,10 @@ def _judged(section: _Section, usual: Mapping[str, float], size: float) -> tuple
         "click": (1 - _agreement(section.mask, clicked), _click_reason(section.mask, clicked)),
         "score": (_lacking(boxed, usual, "score"), "the model is unsure of it"),
         "stability": (_lacking(boxed, usual, "stability"), "unclear edge"),
+        "nothing": (
+            np.clip(_NOTHING * min(_lacking(answer, usual, "score") for answer in (boxed, clicked)), 0, 1),
+            "there may be nothing",
+        ),
         "shape": (
             np.clip(_SOLIDITY * (usual["solidity"] - section.solidity), 0, 1),
             "unusual shape, with a waist or dents",
