@@ -25,7 +25,7 @@ from micro_sam.instance_segmentation import (
 )
 from micro_sam.instance_segmentation.instances import from_record, make_instance
 from micro_sam.instance_segmentation.nms import mask_nms, overlap
-from micro_sam.instance_segmentation.regions import clean_regions
+from micro_sam.instance_segmentation.regions import clean_regions, part_at_prompt
 from micro_sam.instance_segmentation.rle import from_rle, to_coco_rle, to_uncompressed_rle
 from micro_sam.instance_segmentation.state import state_path
 from micro_sam.instance_segmentation.watershed import label_seeds, seed_points
@@ -180,6 +180,25 @@ def test_cleaning_keeps_the_largest_island_and_open_bays():
     padded = np.pad(ring, 3)
     instance = make_instance(padded)
     assert clean_regions(instance, 50, padded.shape) is instance
+
+
+@pytest.mark.parametrize(
+    "point_xy, kept",
+    [((16.4, 15.2), 4), ((6.0, 6.0), 16), ((0.0, 0.0), 16), ((100.0, 3.0), 16), (None, 16)],
+    ids=["in the small part", "in the large part", "in neither", "outside of the window", "no point"],
+)
+def test_of_a_mask_the_part_at_its_prompt_is_kept_or_the_largest(point_xy, kept):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:9, 5:9] = True
+    mask[15:17, 15:17] = True
+    part = part_at_prompt(make_instance(mask, score=0.7, point_xy=point_xy))
+    assert part.area == kept == part.full(mask.shape).sum() and part.score == 0.7 and part.point_xy == point_xy
+    assert (mask[part.window] >= part.mask).all()
+
+
+def test_a_mask_in_one_piece_stays_as_it_is():
+    instance = make_instance(np.ones((4, 5), dtype=bool), (2, 3), point_xy=(4.0, 3.0))
+    assert part_at_prompt(instance) is instance
 
 
 # labels

@@ -33,6 +33,7 @@ def test_objects_with_known_errors_come_first(predictor, seed):
     values = [doubt.doubt for doubt in found]
     assert values == sorted(values, reverse=True) and values[0] > 0.8 and np.median(values) < 0.3
     reasons = {name: found[place].reasons for name, place in places.items()}
+    assert "there may be nothing" in reasons["invented"]
     assert "may be several objects, or too wide" in reasons["merged"]
     assert "may be part of something larger" in reasons["cut"]
     assert "the model outlines it differently" in reasons["widened"]
