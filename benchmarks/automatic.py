@@ -103,7 +103,9 @@ def run(python: str, folder: Path, name: str) -> Path:
     out.mkdir()
     (folder / "driver.py").write_text(DRIVER)
     environment = os.environ | {"MICROSAM_CACHEDIR": str(folder / "cache")}
-    subprocess.run([python, "-W", "ignore", "driver.py", str(folder), str(out)], check=True, cwd=folder, env=environment)
+    subprocess.run(
+        [python, "-W", "ignore", "driver.py", str(folder), str(out)], check=True, cwd=folder, env=environment
+    )
     return out
 
 
@@ -136,7 +138,9 @@ def load_images(paths: list[Path]) -> list[np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference-python", required=True, help="interpreter of an environment with micro-sam from PyPI")
+    parser.add_argument(
+        "--reference-python", required=True, help="interpreter of an environment with micro-sam from PyPI"
+    )
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="2d images; default: two synthetic ones")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

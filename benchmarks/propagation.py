@@ -25,7 +25,7 @@ import numpy as np
 
 PROJECTIONS = ("mask", "box", "points")
 
-DRIVER = '''
+DRIVER = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch
@@ -85,7 +85,7 @@ for projection in projections:
         row["together"] = min(seconds for seconds, _ in runs)
         row["together IoU"] = score(runs[0][1])
 (out / "result.json").write_text(json.dumps(rows))
-'''
+"""
 
 
 def make_volume(n_objects: int, depth: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -150,13 +150,18 @@ def report(ours: dict, public: dict, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference-python", required=True, help="interpreter of an environment with micro-sam from PyPI")
+    parser.add_argument(
+        "--reference-python", required=True, help="interpreter of an environment with micro-sam from PyPI"
+    )
     parser.add_argument("--objects", type=int, default=10)
     parser.add_argument("--slices", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=3, help="of which the fastest counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for a machine that is busy otherwise"
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: processor time, for a machine that is busy otherwise",
     )
     parser.add_argument("--projections", nargs="+", default=list(PROJECTIONS))
     args = parser.parse_args()

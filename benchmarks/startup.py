@@ -28,12 +28,16 @@ _COMMANDS = ("automatic_segmentation", "precompute_embeddings", "info")
 CASES = (
     Case("python (does nothing)", ("-c", "pass")),
     *(Case(f"micro_sam.{name} --help", ("-m", f"micro_sam.cli.{name}", "--help"), 1.0) for name in _COMMANDS),
-    Case("unknown flag (an error)", ("-m", "micro_sam.cli.automatic_segmentation", "-i", "x", "-o", "y", "--oops"), 1.0),
+    Case(
+        "unknown flag (an error)", ("-m", "micro_sam.cli.automatic_segmentation", "-i", "x", "-o", "y", "--oops"), 1.0
+    ),
     Case("import micro_sam", ("-c", "import micro_sam"), 1.5),
     Case("import micro_sam.util", ("-c", "import micro_sam.util"), 1.5),
     Case("util.get_sam_model (loads torch)", ("-c", "import micro_sam.util as util; util.get_sam_model")),
     Case("eager: torch", ("-c", "import torch")),
-    Case("eager: torch, torch_em, elf, napari", ("-c", "import torch, torch_em, elf.io, napari.layers, skimage.measure")),
+    Case(
+        "eager: torch, torch_em, elf, napari", ("-c", "import torch, torch_em, elf.io, napari.layers, skimage.measure")
+    ),
 )
 
 

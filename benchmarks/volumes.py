@@ -112,7 +112,13 @@ def automatic(model: str, image: np.ndarray, labels: np.ndarray, store: Path, me
         default = mode == "ais" and choose_method(VolumeSettings(), segmenter) == method
         start = time.perf_counter()
         found[name] = automatic_3d_segmentation(
-            image, predictor, segmenter, store, verbose=False, volume_method=method, **model_defaults(predictor, segmenter)
+            image,
+            predictor,
+            segmenter,
+            store,
+            verbose=False,
+            volume_method=method,
+            **model_defaults(predictor, segmenter),
         )
         seconds = time.perf_counter() - start
         scores = segmentation_scores(found[name], labels)

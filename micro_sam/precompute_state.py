@@ -134,7 +134,9 @@ def precompute_state(
         Path(output_path).mkdir(parents=True, exist_ok=True)
         stores = [Path(output_path) / f"{name}.zarr" for name in unique_names(paths)]
     predictor = get_sam_model(model_type, checkpoint_path=checkpoint_path)
-    work = StatePrecomputation(predictor, tile_shape, halo, with_state=precompute_amg_state, automatic_tiling=automatic_tiling)
+    work = StatePrecomputation(
+        predictor, tile_shape, halo, with_state=precompute_amg_state, automatic_tiling=automatic_tiling
+    )
     for path, store in zip(paths, stores, strict=True):
         work.run(load_image_data(path, key, lazy_loading=True), store, ndim)
 
@@ -205,7 +207,9 @@ class StatePrecomputation:
         decoder = get_decoder(encoder, state, device, precision=self.predictor.precision)
         return lambda predictor, *args, **kwargs: cache_is_state(predictor, decoder, *args, skip_load=True, **kwargs)
 
-    def _cache_state(self, raw: Any, embeddings: Mapping[str, Any], store_path: str | os.PathLike, i: int | None) -> None:
+    def _cache_state(
+        self, raw: Any, embeddings: Mapping[str, Any], store_path: str | os.PathLike, i: int | None
+    ) -> None:
         self._cache(self.predictor, np.asarray(raw), embeddings, store_path, verbose=False, i=i)
 
 

@@ -80,7 +80,9 @@ def test_commands_are_installed(command):
 
 def test_everything_the_package_imports_is_a_declared_dependency():
     distributions = metadata.packages_distributions()
-    for_users = [entry for name, entries in PROJECT["optional-dependencies"].items() if name != "test" for entry in entries]
+    for_users = [
+        entry for name, entries in PROJECT["optional-dependencies"].items() if name != "test" for entry in entries
+    ]
     declared = {_normal(re.split(r"[\[<>=; ]", entry)[0]) for entry in (*PROJECT["dependencies"], *for_users)}
     missing = set()
     for path in (ROOT / "micro_sam").rglob("*.py"):

@@ -12,11 +12,34 @@ FUNCTIONS = {
     "microsam_cachedir": (),
     "models": (),
     "get_device": ("device",),
-    "get_sam_model": ["model_type", "device", "checkpoint_path", "return_sam", "return_state", "peft_kwargs", "flexible_load_checkpoint", "progress_bar_factory", "decoder_path"],
+    "get_sam_model": [
+        "model_type",
+        "device",
+        "checkpoint_path",
+        "return_sam",
+        "return_state",
+        "peft_kwargs",
+        "flexible_load_checkpoint",
+        "progress_bar_factory",
+        "decoder_path",
+    ],
     "export_custom_sam_model": ("checkpoint_path", "model_type", "save_path", "with_segmentation_decoder", "prefix"),
     "get_model_names": (),
     "handle_pbar": ("verbose", "pbar_init", "pbar_update"),
-    "precompute_image_embeddings": ["predictor", "input_", "save_path", "lazy_loading", "ndim", "tile_shape", "halo", "verbose", "batch_size", "mask", "pbar_init", "pbar_update"],
+    "precompute_image_embeddings": [
+        "predictor",
+        "input_",
+        "save_path",
+        "lazy_loading",
+        "ndim",
+        "tile_shape",
+        "halo",
+        "verbose",
+        "batch_size",
+        "mask",
+        "pbar_init",
+        "pbar_update",
+    ],
     "set_precomputed": ("predictor", "image_embeddings", "i", "tile_id"),
     "compute_iou": ("mask1", "mask2"),
     "get_centers_and_bounding_boxes": ("segmentation", "mode"),
@@ -27,7 +50,15 @@ FUNCTIONS = {
     "mask_data_to_segmentation": (
         ["masks", "shape", "min_object_size", "max_object_size", "label_masks", "with_background", "merge_exclusively"]
     ),
-    "apply_nms": ["predictions", "min_size", "shape", "perform_box_nms", "nms_thresh", "max_size", "intersection_over_min"],
+    "apply_nms": [
+        "predictions",
+        "min_size",
+        "shape",
+        "perform_box_nms",
+        "nms_thresh",
+        "max_size",
+        "intersection_over_min",
+    ],
 }
 
 

@@ -157,7 +157,9 @@ def _plan(args: argparse.Namespace) -> list[Job]:
 def _check_images(jobs: Sequence[Job], args: argparse.Namespace) -> None:
     """Open every image, so that a damaged one or one of another kind is found before the first is segmented."""
     if args.annotate and not _has_module("sam_annotator"):
-        raise ParameterError("--annotate needs micro_sam.sam_annotator, which is not part of this version; leave it out.")
+        raise ParameterError(
+            "--annotate needs micro_sam.sam_annotator, which is not part of this version; leave it out."
+        )
     if args.annotate and len(jobs) > 1:
         raise ParameterError(f"--annotate opens one image, but there are {len(jobs)}; name one.")
     volume_flags = [name for name in given_volume_settings(args) if not (args.tracking and name == "gap_closing")]

@@ -110,9 +110,13 @@ def _in_folder_or_file(
         return [output / f"{name}{suffix}" for name in unique_names(paths)]
     if len(paths) > 1:
         state = "is a file" if output.exists() else "does not exist"
-        raise OutputError(f"For {len(paths)} images {what} go to a folder, but '{output}' {state}; create that folder first.")
+        raise OutputError(
+            f"For {len(paths)} images {what} go to a folder, but '{output}' {state}; create that folder first."
+        )
     if output.suffix.lower() not in known and not output.exists():
-        raise OutputError(f"The output folder '{output}' does not exist; create it, or name a file ({', '.join(known)}).")
+        raise OutputError(
+            f"The output folder '{output}' does not exist; create it, or name a file ({', '.join(known)})."
+        )
     return [output]
 
 
@@ -136,7 +140,9 @@ def plan_embeddings(paths: Sequence[Path], embedding_path: Path | None, in_folde
         return [embedding_path]
     if not embedding_path.is_dir():
         state = "is a file" if embedding_path.exists() else "does not exist"
-        raise OutputError(f"The embeddings of each image go to a folder, but '{embedding_path}' {state}; create it first.")
+        raise OutputError(
+            f"The embeddings of each image go to a folder, but '{embedding_path}' {state}; create it first."
+        )
     return [embedding_path / f"{name}.zarr" for name in unique_names(paths)]
 
 

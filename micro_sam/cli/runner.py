@@ -42,7 +42,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def run_command(
-    parser: argparse.ArgumentParser, execute: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    execute: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the arguments and run a command.
 

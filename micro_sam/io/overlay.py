@@ -49,7 +49,9 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 3:
         image, labels = image[len(labels) // 2], labels[len(labels) // 2]
     if image.shape[:2] != labels.shape:
-        raise ParameterError(f"Image and labels must cover the same pixels, got shapes {image.shape} and {labels.shape}.")
+        raise ParameterError(
+            f"Image and labels must cover the same pixels, got shapes {image.shape} and {labels.shape}."
+        )
     picture = _to_rgb(np.asarray(image))
     factor = max(1, _SMALL // max(1, max(labels.shape)))
     picture, labels = (np.repeat(np.repeat(array, factor, 0), factor, 1) for array in (picture, labels))

@@ -50,7 +50,9 @@ def expand_inputs(inputs: Sequence[str | os.PathLike], pattern: str | None = Non
             raise MissingInputError(f"There is no file or folder '{path}'; check the path.")
         paths.extend(_matches(path, pattern) if pattern is not None and _is_plain_folder(path) else [path])
     if pattern is not None and not any(map(_is_plain_folder, map(Path, inputs))):
-        raise InputError(f"A pattern ('{pattern}') selects files in a folder, but '{inputs[0]}' is a file; leave it out.")
+        raise InputError(
+            f"A pattern ('{pattern}') selects files in a folder, but '{inputs[0]}' is a file; leave it out."
+        )
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
@@ -131,9 +133,13 @@ def check_folder_of(path: str | os.PathLike) -> None:
     if not folder.exists():
         raise OutputError(f"The output folder '{folder}' does not exist; create it first or choose another one.")
     if not folder.is_dir():
-        raise OutputError(f"'{folder}' is a file, expected the folder to write '{Path(path).name}' to; choose another one.")
+        raise OutputError(
+            f"'{folder}' is a file, expected the folder to write '{Path(path).name}' to; choose another one."
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The output folder '{folder}' cannot be written to; change its permissions or choose another.")
+        raise OutputError(
+            f"The output folder '{folder}' cannot be written to; change its permissions or choose another."
+        )
 
 
 def check_overwrites_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -65,9 +65,7 @@ class _WithEncoder:
 
     encoder: nn.Module
 
-    def decode(
-        self, features: torch.Tensor, input_shape: Sequence[int], original_shape: Sequence[int]
-    ) -> torch.Tensor:
+    def decode(self, features: torch.Tensor, input_shape: Sequence[int], original_shape: Sequence[int]) -> torch.Tensor:
         """Decode image embeddings, see `DecoderAdapter.forward`."""
         return super().forward(features, input_shape, original_shape)
 
@@ -232,7 +230,9 @@ def recognise_decoder(state: Mapping[str, torch.Tensor]) -> tuple[type[Decoder],
     if widths:
         return UNETRDecoder, {"widths": widths, "conv_transpose": "decoder.samplers.0.block.weight" in state}
     if any(name.startswith("deconv2.0.") for name in state):
-        raise CheckpointError("The decoder was trained with skip connections to the encoder, which no published model has.")
+        raise CheckpointError(
+            "The decoder was trained with skip connections to the encoder, which no published model has."
+        )
     raise CheckpointError(f"The decoder has an unknown architecture with parameters like {', '.join(list(state)[:3])}.")
 
 

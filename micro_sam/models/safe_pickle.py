@@ -192,7 +192,9 @@ class InertUnpickler(pickle._Unpickler):
         refuse_harmful(module, name)
         key = (module, name)
         if key not in self._known:
-            self._known[key] = self._dtype(module, name) or type("Inert", (Placeholder,), {"origin": f"{module}.{name}"})
+            self._known[key] = self._dtype(module, name) or type(
+                "Inert", (Placeholder,), {"origin": f"{module}.{name}"}
+            )
         return self._known[key]
 
     def get_extension(self, code: int) -> Any:

@@ -164,7 +164,9 @@ class ConvStage(nn.Module):
 class AttentionStage(nn.Module):
     """A stage of transformer blocks; takes and returns (B, C, H, W), channels last in memory."""
 
-    def __init__(self, dim: int, depth: int, num_heads: int, window_size: int, out_dim: int | None, stride: int) -> None:
+    def __init__(
+        self, dim: int, depth: int, num_heads: int, window_size: int, out_dim: int | None, stride: int
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TinyViTBlock(dim, num_heads, window_size) for _ in range(depth))
         self.downsample = None if out_dim is None else PatchMerging(dim, out_dim, stride)
@@ -218,9 +220,7 @@ class TinyViT(nn.Module):
         for i in range(1, len(embed_dims)):
             last = i == len(embed_dims) - 1
             out_dim, stride = (None, 1) if last else (embed_dims[i + 1], STRIDES[i])
-            self.layers.append(
-                AttentionStage(embed_dims[i], depths[i], num_heads[i], window_sizes[i], out_dim, stride)
-            )
+            self.layers.append(AttentionStage(embed_dims[i], depths[i], num_heads[i], window_sizes[i], out_dim, stride))
         self.norm_head = nn.LayerNorm(embed_dims[-1])
         self.head = nn.Linear(embed_dims[-1], num_classes)
         self.neck = nn.Sequential(

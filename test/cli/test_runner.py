@@ -92,7 +92,9 @@ def execute(args):
         time.sleep(60)
 sys.exit(run_command(parser, execute, []))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"writing\n"
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=30)

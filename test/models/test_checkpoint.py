@@ -272,7 +272,9 @@ def test_a_checkpoint_cannot_change_what_reads_it(tmp_path, module, name, rest):
     _assert_same(read_checkpoint(tmp_path / "good.pt").model_state, _small_state())
 
 
-@pytest.mark.parametrize("rest", [b"r\xff\xff\xff\x7f.", b"\x82\x01.", b"\x96" + b"\xff" * 7 + b"\x7f.", b"Q.", b"h\x05."])
+@pytest.mark.parametrize(
+    "rest", [b"r\xff\xff\xff\x7f.", b"\x82\x01.", b"\x96" + b"\xff" * 7 + b"\x7f.", b"Q.", b"h\x05."]
+)
 def test_a_pickle_with_absurd_operations_is_refused(tmp_path, rest):
     with pytest.raises(CheckpointError):
         read_checkpoint(_zip_checkpoint(tmp_path / "a.pt", _pickle_with_global("a", "b", rest)))
@@ -280,7 +282,9 @@ def test_a_pickle_with_absurd_operations_is_refused(tmp_path, rest):
 
 def test_an_object_in_the_place_of_a_tensor_is_refused(tmp_path):
     torch.save({"model_state": {**_small_state(), "image_encoder.x": Transform((1,))}}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="Transform, not rebuilt> under 'image_encoder.x' where a tensor should be"):
+    with pytest.raises(
+        CheckpointError, match="Transform, not rebuilt> under 'image_encoder.x' where a tensor should be"
+    ):
         read_checkpoint(tmp_path / "a.pt")
 
 
@@ -310,7 +314,10 @@ NO_CHECKPOINTS = {
     "short text": (lambda p: p.write_text("hi"), "it is a text file"),
     "web page": (lambda p: p.write_text("<!DOCTYPE html><html>login</html>"), "it is a web page or XML file"),
     "lfs": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid"), "it is a Git LFS pointer"),
-    "noise": (lambda p: p.write_bytes(bytes(range(255, 0, -1)) * 9), "of an unknown format (it starts with ff fe fd fc)"),
+    "noise": (
+        lambda p: p.write_bytes(bytes(range(255, 0, -1)) * 9),
+        "of an unknown format (it starts with ff fe fd fc)",
+    ),
     "image": (lambda p: p.write_bytes(b"II*\x00" + bytes(600)), "of an unknown format"),
     "zip": (_zip_of_text, "it is a zip archive without PyTorch weights"),
     "torchscript": (_torchscript, "it is a TorchScript program"),
@@ -318,7 +325,10 @@ NO_CHECKPOINTS = {
     "pickle": (lambda p: p.write_bytes(pickle.dumps({"a": 1})), "it is a pickle of a value of type dict"),
     "list": (lambda p: torch.save([1, 2], p), "it holds a value of type list instead of weights"),
     "tensor": (lambda p: torch.save(torch.ones(2), p), "instead of weights"),
-    "no weights": (lambda p: torch.save({"epoch": 1, "loss": 0.5}, p), "no weights of a network (its entries are 'epoch'"),
+    "no weights": (
+        lambda p: torch.save({"epoch": 1, "loss": 0.5}, p),
+        "no weights of a network (its entries are 'epoch'",
+    ),
     "nothing": (lambda p: torch.save({}, p), "no weights of a network (its entries are none)"),
     "other network": (
         lambda p: torch.save(torch.nn.Linear(2, 2).state_dict(), p),

@@ -35,9 +35,7 @@ def prompts():
         "one mask": (None, None, masks[:1]),
     }
     with torch.no_grad():
-        return {
-            kind: (features, encoder.get_dense_pe(), *encoder(*arguments)) for kind, arguments in kinds.items()
-        }
+        return {kind: (features, encoder.get_dense_pe(), *encoder(*arguments)) for kind, arguments in kinds.items()}
 
 
 @pytest.mark.parametrize("multimask_output", [True, False])

@@ -129,7 +129,9 @@ def test_the_weights_are_not_held_twice(tiny_checkpoint, monkeypatch):
 
 
 def test_a_contradiction_with_the_model_type_is_reported(tiny_checkpoint):
-    message = "holds a vit_t encoder, but the model type 'vit_b_em_organelles' has a vit_b encoder: pass model_type='vit_t'"
+    message = (
+        "holds a vit_t encoder, but the model type 'vit_b_em_organelles' has a vit_b encoder: pass model_type='vit_t'"
+    )
     with pytest.raises(CheckpointError, match=message):
         get_sam_model("vit_b_em_organelles", "cpu", tiny_checkpoint)
 
@@ -200,8 +202,9 @@ def test_peft_layers_are_put_in_before_the_weights_of_a_finetuned_network(tmp_pa
     assert _same(sam.state_dict(), state)
 
 
-def test_a_registered_model_comes_from_the_cache_with_its_decoder(cache, monkeypatch, tiny_checkpoint, tiny_state,
-                                                                  decoder_state, tmp_path):
+def test_a_registered_model_comes_from_the_cache_with_its_decoder(
+    cache, monkeypatch, tiny_checkpoint, tiny_state, decoder_state, tmp_path
+):
     torch.save(decoder_state, tmp_path / "decoder.pt")
     document = f"""
         [models.net]
@@ -253,6 +256,8 @@ def test_masks_are_predicted(tiny_checkpoint):
 
 
 def test_the_package_is_imported_lazily():
-    code = "import sys, micro_sam.models as m; print('torch' in sys.modules, m.get_spec('vit_b').encoder, len(dir(m)) > 9)"
+    code = (
+        "import sys, micro_sam.models as m; print('torch' in sys.modules, m.get_spec('vit_b').encoder, len(dir(m)) > 9)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "vit_b", "True"]

@@ -38,9 +38,7 @@ def case(request, filled_checkpoint):
     """A predictor with the probe image set, and what the original implementation gives for it."""
     encoder, _, accelerated = request.param.partition(" ")
     if encoder == "vit_t":
-        predictor = get_sam_model(
-            encoder, "cpu", filled_checkpoint, precision="float32", accelerate=bool(accelerated)
-        )
+        predictor = get_sam_model(encoder, "cpu", filled_checkpoint, precision="float32", accelerate=bool(accelerated))
     else:
         sam = build_empty_sam(encoder)
         load_weights(sam, fill(sam.state_dict()), "test")

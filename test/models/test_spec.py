@@ -80,7 +80,11 @@ def test_training_configurations_and_sample_data_are_there():
         assert entry.get("attention_layers_to_update") == ((11,) if "peft" in published[name] else None)
     for name, entry in registry.sample_data_files().items():
         facts = PUBLISHED["sample_data"][name]
-        assert (entry["file"], entry["url"], entry["hash"]) == (facts["file"], facts["url"], f"sha256:{facts['sha256']}")
+        assert (entry["file"], entry["url"], entry["hash"]) == (
+            facts["file"],
+            facts["url"],
+            f"sha256:{facts['sha256']}",
+        )
     assert len(registry.sample_data_files()) == len(PUBLISHED["sample_data"])
     assert dict(registry.publications()) == PUBLISHED["publication_models_by_doi"]
 

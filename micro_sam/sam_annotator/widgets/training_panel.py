@@ -187,7 +187,9 @@ class TrainingPanel(QWidget):
         self.verdict.setStyleSheet(f"QLabel {{ border-left: 4px solid {color}; padding: 2px 2px 2px 6px; }}")
         self.examples.show_examples(result.examples)
         folder = QUrl.fromLocalFile(str(result.output_path.parent)).toString()
-        self.path.setText(f'Saved as {escape(result.output_path.name)} (<a style="color: #4a9fe0" href="{folder}">open its folder</a>)')
+        self.path.setText(
+            f'Saved as {escape(result.output_path.name)} (<a style="color: #4a9fe0" href="{folder}">open its folder</a>)'
+        )
         self.path.setToolTip(str(result.output_path))
         self._made_result.show()
         self._show(self._made_result)
