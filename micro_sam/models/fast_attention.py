@@ -1,21 +1,29 @@
-"""Attention with decomposed relative positions (Li et al., "MViTv2", CVPR 2022) in one fused kernel.
+"""Attention as the encoders and the mask decoder need it, with the kernels that are fastest on the device.
 
-SAM's ViT adds ``q . R_h[y - y'] + q . R_w[x - x']`` to the score of query (y, x) and key (y', x'). Written out, this
-is a tensor of heads x N x N values, which costs more time than the rest of the attention. Two ways around it:
+SAM's ViT adds relative positions, decomposed (Li et al., "MViTv2", CVPR 2022), to its scores: ``q . R_h[y - y'] + q .
+R_w[x - x']`` for query (y, x) and key (y', x'). Written out, this is a tensor of heads x N x N values, which costs more
+time than the rest of the attention. Two ways around it:
 
 - Appended: the sum over (y', x') is itself a scalar product, of the query's terms for all y' and all x' with a vector
   that is one at the key's y' and x' and zero elsewhere. Appending both to query and key leaves plain attention, at
   the price of wider heads. It needs no bias, so flash kernels apply, on any device, with gradients.
-- Masked: the bias is written for a block of queries that stays in the processor's cache and handed on as a mask.
-  Faster where the matrix products are the bottleneck (float32 on a CPU) and for short sequences; no gradients.
+- By blocks: the bias is written for a block of queries that stays in the processor's cache. It is handed to the fused
+  kernel as a mask; or, in bfloat16 on processors without matrix units (AMX), scores, softmax and sum are computed one
+  after the other, since torch's fused kernel multiplies bfloat16 no faster than float32 there (3.2 times slower for a
+  global layer of vit_b). Faster where the matrix products are the bottleneck and for short sequences; no gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch.nn import functional as F
 
-_BLOCK_BYTES = 16 * 2**20
+from micro_sam.models.precision import cpu_has_matrix_units
+
+_MASK_BYTES = 16 * 2**20
+_SCORE_BYTES = 2 * 2**20
 _SHORT = 1024
 
 
@@ -49,10 +57,60 @@ def relative_position_attention(
     terms_y = torch.einsum("bnyxc,ykc->bnyxk", grid, table_y).reshape(batch, heads, n_tokens, -1)
     terms_x = torch.einsum("bnyxc,xkc->bnyxk", grid, table_x).reshape(batch, heads, n_tokens, -1)
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, table_y, table_x))
-    on_cpu = q.device.type == "cpu"
-    if on_cpu and not differentiable and (n_tokens < _SHORT or q.dtype == torch.float32):
-        return _masked_attention(q, k, v, terms_y, terms_x)
+    if q.device.type != "cpu" or differentiable:
+        return _appended_attention(q, k, v, terms_y, terms_x)
+    if _is_stepwise(q.dtype):
+        return _attention_by_blocks(q, k, v, terms_y, terms_x, _attend_stepwise, _SCORE_BYTES)
+    if n_tokens < _SHORT or q.dtype == torch.float32:
+        return _attention_by_blocks(q, k, v, terms_y, terms_x, F.scaled_dot_product_attention, _MASK_BYTES)
     return _appended_attention(q, k, v, terms_y, terms_x)
+
+
+def biased_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Softmax attention with one bias for all windows; no gradients for the bias.
+
+    Args:
+        q, k, v: (windows, heads, N, head_dim), not scaled.
+        bias: (1, heads, N, N).
+
+    Returns:
+        (windows, N, heads * head_dim).
+    """
+    if q.device.type != "cpu" or not _is_stepwise(q.dtype):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    step = max(1, _SCORE_BYTES // (bias.numel() * bias.element_size()))
+    memory = bias.new_empty(step, *bias.shape[1:])
+    for part in zip(*(x.split(step) for x in (q, k, v, out))):
+        scores = memory[: len(part[0])].copy_(bias)
+        part[3].copy_(_attend_stepwise(*part[:3], scores).transpose(1, 2))
+    return out.flatten(2)
+
+
+def unscaled_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Softmax attention of few queries, whose scores are not divided by anything.
+
+    Args:
+        q: (B, n, C).
+        k, v: (B, N, C).
+        bias: (B, n, N), added to the scores.
+
+    Returns:
+        (B, n, C).
+    """
+    if q.device.type != "cpu" or not _is_stepwise(q.dtype):
+        mask = None if bias is None else bias[:, None]
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask, scale=1.0)[:, 0]
+    keys = k.transpose(1, 2)
+    scores = torch.bmm(q, keys) if bias is None else torch.baddbmm(bias, q, keys)
+    return torch.bmm(scores.softmax(-1), v)
+
+
+def _is_stepwise(dtype: torch.dtype) -> bool:
+    """Whether products one after the other are faster on this processor than torch's fused kernel."""
+    return dtype == torch.bfloat16 and not cpu_has_matrix_units()
 
 
 def _appended_attention(
@@ -71,23 +129,42 @@ def _appended_attention(
     return x.transpose(1, 2).reshape(batch, n_tokens, heads * dim)
 
 
-def _masked_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, terms_y: torch.Tensor, terms_x: torch.Tensor
+def _attention_by_blocks(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    terms_y: torch.Tensor,
+    terms_x: torch.Tensor,
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    block_bytes: int,
 ) -> torch.Tensor:
+    """Call ``attend(q, k, v, bias)`` for parts of the queries whose bias takes no more than so many bytes."""
     batch, heads, n_tokens, dim = q.shape
-    rows = max(1, _BLOCK_BYTES // (n_tokens * q.element_size()))
+    k, v = k.contiguous(), v.contiguous()
+    out = q.new_empty(batch, n_tokens, heads, dim)
+    memory = q.new_empty(min(q.shape[:3].numel(), max(1, block_bytes // (n_tokens * q.element_size()))) * n_tokens)
+    for block in _blocks(batch, heads, n_tokens, len(memory) // n_tokens):
+        y, x = terms_y[block][..., None], terms_x[block][..., None, :]
+        bias = memory[: y.numel() * x.shape[-1]].view(*y.shape[:-1], x.shape[-1])
+        torch.add(y, x, out=bias)
+        part = attend(q[block], k[block[:2]], v[block[:2]], bias.flatten(-2))
+        out[block[0], block[2], block[1]] = part.transpose(1, 2)
+    return out.view(batch, n_tokens, heads * dim)
+
+
+def _blocks(batch: int, heads: int, n_tokens: int, rows: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Parts of (batch, heads, tokens) with at most so many rows: several images, or heads of one, or tokens of one head."""
     step_b = max(1, rows // (heads * n_tokens))
     step_h = min(heads, max(1, rows // n_tokens))
     step_n = min(n_tokens, rows)
-    out = q.new_empty(batch, n_tokens, heads, dim)
-    mask = q.new_empty(min(step_b, batch) * step_h * step_n * n_tokens)
     for b in range(0, batch, step_b):
         for h in range(0, heads, step_h):
             for n in range(0, n_tokens, step_n):
-                block = (slice(b, b + step_b), slice(h, h + step_h), slice(n, n + step_n))
-                y, x = terms_y[block][..., None], terms_x[block][..., None, :]
-                bias = mask[: y.numel() * x.shape[-1]].view(*y.shape[:-1], x.shape[-1])
-                torch.add(y, x, out=bias)
-                part = F.scaled_dot_product_attention(q[block], k[block[:2]], v[block[:2]], attn_mask=bias.flatten(-2))
-                out[block[0], block[2], block[1]] = part.transpose(1, 2)
-    return out.view(batch, n_tokens, heads * dim)
+                yield slice(b, b + step_b), slice(h, h + step_h), slice(n, n + step_n)
+
+
+def _attend_stepwise(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Attention without a fused kernel, (B, heads, n, dim); the bias (B, heads, n, N) is overwritten."""
+    q = (q * q.shape[-1] ** -0.5).flatten(0, 1)
+    scores = bias.flatten(0, 1).baddbmm_(q, k.flatten(0, 1).transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(*bias.shape[:-1], -1)

@@ -18,9 +18,9 @@ from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from segment_anything.modeling.mask_decoder import MLP
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import nn
-from torch.nn import functional as F
 
 from micro_sam.models.derived_weights import DerivedWeights, has_hooks, needs_gradients, state_tensors, structure
+from micro_sam.models.fast_attention import unscaled_attention
 from micro_sam.models.fast_layers import Linear, gelu_, layer_norm
 from micro_sam.models.precision import resolve_precision
 
@@ -28,7 +28,7 @@ _STOCK = (
     TwoWayTransformer, TwoWayAttentionBlock, Attention, MLPBlock, MLP, LayerNorm2d, nn.LayerNorm, nn.Linear,
     nn.ConvTranspose2d, nn.Embedding, nn.GELU, nn.ReLU, nn.ModuleList, nn.Sequential,
 )  # fmt: skip
-_CHUNK_BYTES = 16 * 2**20  # of image tokens: prompts are decoded in groups that fit into the cache
+_CHUNK_BYTES = 8 * 2**20  # of image tokens: prompts are decoded in groups whose memory is used again
 
 
 class _TokensToImage:
@@ -44,8 +44,8 @@ class _TokensToImage:
     def __call__(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Attend from q (B, T, C), float32, to keys and values (B, N, C) or, for all prompts, (1, N, C)."""
         batch, n_tokens, channels = q.shape
-        q = self.rows(q).to(keys.dtype).reshape(len(keys), 1, -1, channels)
-        x = F.scaled_dot_product_attention(q, keys[:, None], values[:, None], scale=1.0)
+        q = self.rows(q).to(keys.dtype).reshape(len(keys), -1, channels)
+        x = unscaled_attention(q, keys, values)
         return self.finish(x.reshape(batch, self.heads, n_tokens, channels).float())
 
     def rows(self, q: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from micro_sam.models import tiny_vit
 from micro_sam.models.derived_weights import DerivedWeights, has_hooks, needs_gradients, state_tensors, structure
+from micro_sam.models.fast_attention import biased_attention
 from micro_sam.models.fast_layers import (
     Conv,
     Linear,
@@ -98,8 +98,7 @@ class _Block:
         n_windows, n_tokens, dim = x.shape[0], self.window_size**2, x.shape[-1]
         qkv = self.qkv(layer_norm(x, self.norm, x.dtype))
         q, k, v = qkv.view(n_windows, n_tokens, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
-        x = x.transpose(1, 2).reshape(n_windows, self.window_size, self.window_size, dim)
+        x = biased_attention(q, k, v, self.bias).view(n_windows, self.window_size, self.window_size, dim)
         return self.proj(from_windows(x, layout))
 
 

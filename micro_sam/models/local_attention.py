@@ -18,6 +18,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import nn
 from torch.nn import functional as F
 
+from micro_sam.models.fast_attention import unscaled_attention
 from micro_sam.models.fast_layers import layer_norm
 from micro_sam.models.fast_mask_decoder import _Layer, _TokensToImage, _Weights
 
@@ -81,8 +82,7 @@ class _Asked:
 
     def _of_one(self, k: int, image: torch.Tensor) -> torch.Tensor:
         part = self.rows.of(k, self.attention.heads)
-        query, mask = self.query[None, None, part], self.located[None, None, part]
-        return F.scaled_dot_product_attention(query, image[None, None], image[None, None], mask, scale=1.0)[0, 0]
+        return unscaled_attention(self.query[None, part], image[None], image[None], self.located[None, part])[0]
 
 
 def decode_tokens(

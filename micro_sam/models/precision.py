@@ -51,16 +51,24 @@ def has_native_bfloat16(device: torch.device | str) -> bool:
 
 
 @functools.cache
+def cpu_has_matrix_units() -> bool:
+    """Whether the processor has units for matrix products in bfloat16 (AMX), which torch's fused attention uses."""
+    return _cpu_supports("_is_amx_tile_supported", "amx_bf16")
+
+
+@functools.cache
 def _cpu_has_bfloat16() -> bool:
+    return cpu_has_matrix_units() or _cpu_supports("_is_avx512_bf16_supported", "avx512_bf16")
+
+
+def _cpu_supports(check: str, flag: str) -> bool:
     """Ask torch, and the kernel where this torch has no answer."""
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    if all(checks):
-        return any(check() for check in checks)
+    if ask := getattr(torch.cpu, check, None):
+        return bool(ask())
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        return flag in Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def _check(precision: str, what: str) -> None:

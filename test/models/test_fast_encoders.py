@@ -50,25 +50,63 @@ def test_vit_variants_equal_the_plain_encoder(options):
     torch.testing.assert_close(FastViT(encoder, "float32")(image()), encoder(image()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("other", ["appended", "stepwise"])
 @torch.no_grad()
-def test_appended_and_masked_attention_agree(monkeypatch):
+def test_all_ways_to_attend_agree(monkeypatch, other):
     from micro_sam.models import fast_attention
 
     encoder = FastViT(toy_vit(), "float32")
     masked = encoder(image())
-    monkeypatch.setattr(fast_attention, "_masked_attention", fast_attention._appended_attention)
+    if other == "stepwise":
+        monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: True)
+        attend, calls = fast_attention._attend_stepwise, []
+        monkeypatch.setattr(fast_attention, "_attend_stepwise", lambda *x: calls.append(1) or attend(*x))
+    else:
+        ways = [fast_attention._appended_attention, calls := []]
+        monkeypatch.setattr(fast_attention, "_attention_by_blocks", lambda *x: ways[1].append(1) or ways[0](*x[:5]))
     torch.testing.assert_close(encoder(image()), masked, rtol=1e-4, atol=1e-4)
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: FastViT(toy_vit(), "bfloat16"), lambda: FastTinyViT(toy_tiny_vit(), "bfloat16")]
+)
+@torch.no_grad()
+def test_bfloat16_is_as_exact_without_matrix_units(monkeypatch, make):
+    from micro_sam.models import fast_attention
+
+    encoder, results = make(), {}
+    for has_units in (False, True):
+        monkeypatch.setattr(fast_attention, "cpu_has_matrix_units", lambda value=has_units: value)
+        results[has_units] = encoder(image(batch=2))
+    assert 0 < relative_error(results[False], results[True]) < 0.02
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-2, 2, 2 * 5 * 40).view(2, 5, 40)])
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_unscaled_attention(monkeypatch, bias, stepwise):
+    from micro_sam.models import fast_attention
+
+    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: stepwise)
+    q, k, v = (torch.randn(2, n, 16, generator=torch.Generator().manual_seed(n)) for n in (5, 40, 40))
+    scores = torch.einsum("bnc,bmc->bnm", q, k) + (0 if bias is None else bias)
+    expected = torch.einsum("bnm,bmc->bnc", torch.softmax(scores, -1), v)
+    torch.testing.assert_close(fast_attention.unscaled_attention(q, k, v, bias), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 300, 2000, 10_000])
+@pytest.mark.parametrize("stepwise", [False, True])
 @torch.no_grad()
-def test_the_block_size_of_masked_attention_does_not_matter(monkeypatch, block_bytes):
+def test_the_size_of_attention_blocks_does_not_matter(monkeypatch, block_bytes, stepwise):
     from micro_sam.models import fast_attention
 
-    encoder = FastViT(toy_vit(), "float32")
-    expected = encoder(image(batch=2))
-    monkeypatch.setattr(fast_attention, "_BLOCK_BYTES", block_bytes)
-    torch.testing.assert_close(encoder(image(batch=2)), expected, rtol=1e-5, atol=1e-5)
+    vit, tiny = FastViT(toy_vit(), "float32"), FastTinyViT(toy_tiny_vit(), "float32")
+    expected = vit(image(batch=2)), tiny(image(batch=2))
+    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: stepwise)
+    for name in ("_MASK_BYTES", "_SCORE_BYTES"):
+        monkeypatch.setattr(fast_attention, name, block_bytes)
+    torch.testing.assert_close(vit(image(batch=2)), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tiny(image(batch=2)), expected[1], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -49,3 +49,17 @@ def test_unknown_precisions_are_refused(monkeypatch):
     monkeypatch.setenv(precision.ENVIRONMENT_VARIABLE, "fast")
     with pytest.raises(ParameterError, match="MICROSAM_PRECISION"):
         resolve_precision("auto", "cpu")
+
+
+@pytest.mark.parametrize("amx, avx512, expected", [(True, True, True), (False, True, True), (False, False, False)])
+def test_bfloat16_needs_matrix_units_or_instructions(monkeypatch, amx, avx512, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    precision.cpu_has_matrix_units.cache_clear()
+    precision._cpu_has_bfloat16.cache_clear()
+    try:
+        assert precision.cpu_has_matrix_units() == amx
+        assert has_native_bfloat16("cpu") == expected
+    finally:
+        precision.cpu_has_matrix_units.cache_clear()
+        precision._cpu_has_bfloat16.cache_clear()
