@@ -135,7 +135,8 @@ def plot(results: dict[str, dict], path: Path) -> None:
             if points:
                 axis.plot(*zip(*points), marker="o", label=method)
         axis.axhline(results["before"][name], color="gray", linestyle="--", label="before")
-        axis.set(xlabel="Images trained on", title=title, xscale="log", ylim=(0, None))
+        top = max(v[name] for v in results.values())
+        axis.set(xlabel="Images trained on", title=title, xscale="log", ylim=(0, 1.1 * top))
         ticks = sorted({int(k.split("_")[1]) for k in results if k != "before"})
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
