@@ -26,6 +26,8 @@ _MASK_BYTES = 16 * 2**20
 _SCORE_BYTES = 2 * 2**20
 _SHORT = 1024
 
+_Block = tuple[slice, slice, slice]
+
 
 def relative_position_table(rel_pos: torch.Tensor, size: int) -> torch.Tensor:
     """Gather (size, size, head_dim): entry [i, j] is the embedding of the offset i - j.
@@ -57,13 +59,15 @@ def relative_position_attention(
     terms_y = torch.einsum("bnyxc,ykc->bnyxk", grid, table_y).reshape(batch, heads, n_tokens, -1)
     terms_x = torch.einsum("bnyxc,xkc->bnyxk", grid, table_x).reshape(batch, heads, n_tokens, -1)
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, table_y, table_x))
-    if q.device.type != "cpu" or differentiable:
+    blocks_are_faster = n_tokens < _SHORT or q.dtype == torch.float32 or _is_stepwise(q)
+    if differentiable or q.device.type != "cpu" or not blocks_are_faster:
         return _appended_attention(q, k, v, terms_y, terms_x)
-    if _is_stepwise(q.dtype):
-        return _attention_by_blocks(q, k, v, terms_y, terms_x, _attend_stepwise, _SCORE_BYTES)
-    if n_tokens < _SHORT or q.dtype == torch.float32:
-        return _attention_by_blocks(q, k, v, terms_y, terms_x, F.scaled_dot_product_attention, _MASK_BYTES)
-    return _appended_attention(q, k, v, terms_y, terms_x)
+
+    def write_bias(block: _Block, bias: torch.Tensor) -> None:
+        y, x = terms_y[block][..., None], terms_x[block][..., None, :]
+        torch.add(y, x, out=bias.unflatten(-1, (y.shape[-2], x.shape[-1])))
+
+    return _attention_by_blocks(q, k, v, write_bias)
 
 
 def biased_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -76,15 +80,9 @@ def biased_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: to
     Returns:
         (windows, N, heads * head_dim).
     """
-    if q.device.type != "cpu" or not _is_stepwise(q.dtype):
+    if not _is_stepwise(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
-    step = max(1, _SCORE_BYTES // (bias.numel() * bias.element_size()))
-    memory = bias.new_empty(step, *bias.shape[1:])
-    for part in zip(*(x.split(step) for x in (q, k, v, out))):
-        scores = memory[: len(part[0])].copy_(bias)
-        part[3].copy_(_attend_stepwise(*part[:3], scores).transpose(1, 2))
-    return out.flatten(2)
+    return _attention_by_blocks(q, k, v, lambda block, part: part.copy_(bias[:, block[1], block[2]]))
 
 
 def unscaled_attention(
@@ -100,7 +98,7 @@ def unscaled_attention(
     Returns:
         (B, n, C).
     """
-    if q.device.type != "cpu" or not _is_stepwise(q.dtype):
+    if not _is_stepwise(q):
         mask = None if bias is None else bias[:, None]
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask, scale=1.0)[:, 0]
     keys = k.transpose(1, 2)
@@ -108,9 +106,9 @@ def unscaled_attention(
     return torch.bmm(scores.softmax(-1), v)
 
 
-def _is_stepwise(dtype: torch.dtype) -> bool:
-    """Whether products one after the other are faster on this processor than torch's fused kernel."""
-    return dtype == torch.bfloat16 and not cpu_has_matrix_units()
+def _is_stepwise(x: torch.Tensor) -> bool:
+    """Whether products one after the other are faster than torch's fused kernel, where a tensor is and in its format."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not cpu_has_matrix_units()
 
 
 def _appended_attention(
@@ -130,29 +128,26 @@ def _appended_attention(
 
 
 def _attention_by_blocks(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    terms_y: torch.Tensor,
-    terms_x: torch.Tensor,
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    block_bytes: int,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, write_bias: Callable[[_Block, torch.Tensor], object]
 ) -> torch.Tensor:
-    """Call ``attend(q, k, v, bias)`` for parts of the queries whose bias takes no more than so many bytes."""
+    """Attention from parts of the queries, whose bias (b, heads, n, N) is written where that of the last part was."""
+    if _is_stepwise(q):
+        attend, most, k, v = _attend_stepwise, _SCORE_BYTES, k.contiguous(), v.contiguous()
+    else:
+        attend, most = F.scaled_dot_product_attention, _MASK_BYTES
     batch, heads, n_tokens, dim = q.shape
-    k, v = k.contiguous(), v.contiguous()
+    rows = min(q.shape[:3].numel(), max(1, most // (n_tokens * q.element_size())))
+    memory = q.new_empty(rows * n_tokens)
     out = q.new_empty(batch, n_tokens, heads, dim)
-    memory = q.new_empty(min(q.shape[:3].numel(), max(1, block_bytes // (n_tokens * q.element_size()))) * n_tokens)
-    for block in _blocks(batch, heads, n_tokens, len(memory) // n_tokens):
-        y, x = terms_y[block][..., None], terms_x[block][..., None, :]
-        bias = memory[: y.numel() * x.shape[-1]].view(*y.shape[:-1], x.shape[-1])
-        torch.add(y, x, out=bias)
-        part = attend(q[block], k[block[:2]], v[block[:2]], bias.flatten(-2))
-        out[block[0], block[2], block[1]] = part.transpose(1, 2)
+    for block in _blocks(batch, heads, n_tokens, rows):
+        part = q[block]
+        bias = memory[: part.shape[:3].numel() * n_tokens].view(*part.shape[:3], n_tokens)
+        write_bias(block, bias)
+        out[block[0], block[2], block[1]] = attend(part, k[block[:2]], v[block[:2]], bias).transpose(1, 2)
     return out.view(batch, n_tokens, heads * dim)
 
 
-def _blocks(batch: int, heads: int, n_tokens: int, rows: int) -> Iterator[tuple[slice, slice, slice]]:
+def _blocks(batch: int, heads: int, n_tokens: int, rows: int) -> Iterator[_Block]:
     """Parts of (batch, heads, tokens) with at most so many rows: several images, or heads of one, or tokens of one head."""
     step_b = max(1, rows // (heads * n_tokens))
     step_h = min(heads, max(1, rows // n_tokens))

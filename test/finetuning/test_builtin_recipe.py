@@ -138,9 +138,8 @@ def test_crop_prompting_is_what_segment_anything_computes_on_a_full_frame(recipe
     point, box = torch.tensor([[[300.0, 500.0]]]), torch.tensor([[100.0, 200.0, 400.0, 600.0]])
     sparse, dense = sam.prompt_encoder((point, torch.ones(1, 1)), box, None)
     low_res, iou = sam.mask_decoder.predict_masks(features, sam.prompt_encoder.get_dense_pe(), sparse, dense)
-    coords = (
-        torch.cat([point, box.view(1, 2, 2)], dim=1) + 0.5
-    )  # SAM counts pixels, the recipe measures from their edge
+    # SAM counts pixels, the recipe measures from their edge
+    coords = torch.cat([point, box.view(1, 2, 2)], dim=1) + 0.5
     positions = prompter.position_encoding(torch.zeros(1, 2, dtype=torch.long), 64)
     with torch.no_grad():
         masks, scores = prompter(features, positions, coords, torch.tensor([[1, 2, 3]]), None)

@@ -50,21 +50,17 @@ def test_vit_variants_equal_the_plain_encoder(options):
     torch.testing.assert_close(FastViT(encoder, "float32")(image()), encoder(image()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("other", ["appended", "stepwise"])
+@pytest.mark.parametrize("other", ["_appended_attention", "_attend_stepwise"])
 @torch.no_grad()
 def test_all_ways_to_attend_agree(monkeypatch, other):
     from micro_sam.models import fast_attention
 
-    encoder = FastViT(toy_vit(), "float32")
+    encoder, attend, calls = FastViT(toy_vit(), "float32"), getattr(fast_attention, other), []
     masked = encoder(image())
-    if other == "stepwise":
-        monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: True)
-        attend, calls = fast_attention._attend_stepwise, []
-        monkeypatch.setattr(fast_attention, "_attend_stepwise", lambda *x: calls.append(1) or attend(*x))
-    else:
-        ways = [fast_attention._appended_attention, calls := []]
-        monkeypatch.setattr(fast_attention, "_attention_by_blocks", lambda *x: ways[1].append(1) or ways[0](*x[:5]))
-    torch.testing.assert_close(encoder(image()), masked, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(fast_attention, other, lambda *x: calls.append(1) or attend(*x))
+    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda x: True)
+    with torch.set_grad_enabled(other == "_appended_attention"):  # the only way with gradients
+        torch.testing.assert_close(encoder(image()), masked, rtol=1e-4, atol=1e-4)
     assert calls
 
 
@@ -87,7 +83,7 @@ def test_bfloat16_is_as_exact_without_matrix_units(monkeypatch, make):
 def test_unscaled_attention(monkeypatch, bias, stepwise):
     from micro_sam.models import fast_attention
 
-    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: stepwise)
+    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda x: stepwise)
     q, k, v = (torch.randn(2, n, 16, generator=torch.Generator().manual_seed(n)) for n in (5, 40, 40))
     scores = torch.einsum("bnc,bmc->bnm", q, k) + (0 if bias is None else bias)
     expected = torch.einsum("bnm,bmc->bnc", torch.softmax(scores, -1), v)
@@ -102,7 +98,7 @@ def test_the_size_of_attention_blocks_does_not_matter(monkeypatch, block_bytes, 
 
     vit, tiny = FastViT(toy_vit(), "float32"), FastTinyViT(toy_tiny_vit(), "float32")
     expected = vit(image(batch=2)), tiny(image(batch=2))
-    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda dtype: stepwise)
+    monkeypatch.setattr(fast_attention, "_is_stepwise", lambda x: stepwise)
     for name in ("_MASK_BYTES", "_SCORE_BYTES"):
         monkeypatch.setattr(fast_attention, name, block_bytes)
     torch.testing.assert_close(vit(image(batch=2)), expected[0], rtol=1e-5, atol=1e-5)
